@@ -1,0 +1,209 @@
+"""The configuration of a daemon or a replay: YAML, validated here, one model a section.
+
+`json_schema()` is what editors use; `docs/config.md` is generated from the same descriptions.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from trimtab.runtime.errors import ConfigError
+from trimtab.runtime.validation import sentence
+
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tls(Section):
+    ca: Path | None = Field(None, description="File of the authority's certificates; the system's where absent.")
+    cert: Path | None = Field(None, description="This client's certificate, where the broker asks for one.")
+    key: Path | None = Field(None, description="The private key of `cert`.")
+
+    @model_validator(mode="after")
+    def _pair(self) -> Tls:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key go together; give both or neither")
+        return self
+
+
+class Mqtt(Section):
+    host: str = Field("localhost", min_length=1, description="The broker.")
+    port: int = Field(1883, ge=1, le=65535, description="Its port; with TLS usually 8883.")
+    version: Literal["5", "3.1.1"] = Field("5", description="Protocol version, in quotes.")
+    client_id: str | None = Field(None, min_length=1, description="Default `trimtab-<node>`; names the session.")
+    username: str | None = None
+    password_file: Path | None = Field(None, description="File whose first line is the password.")
+    tls: Tls | None = Field(None, description="Present: connect with TLS (`tls: {}` for the defaults).")
+    prefix: str | None = Field(
+        None, min_length=1, description="Begins every topic published; default `trimtab/<node>`."
+    )
+    keepalive: int = Field(30, ge=5, le=3600, description="Seconds.")
+    session_expiry: int = Field(86400, ge=0, description="Seconds for which the broker keeps what is unread (MQTT 5).")
+    inflight: int = Field(512, ge=1, le=65535, description="Messages taken from the broker and not yet acknowledged.")
+    reconnect_max: Seconds = Field(30.0, description="Longest wait between two attempts to connect, seconds.")
+
+    @field_validator("prefix")
+    @classmethod
+    def _plain(cls, value: str | None) -> str | None:
+        if value is not None and (set(value) & set("+#") or value.startswith("/") or value.endswith("/")):
+            raise ValueError("a topic without + or # that neither begins nor ends with /")
+        return value
+
+
+class Stream(Section):
+    topic: str = Field(min_length=1, description="Topic filter; each topic that it matches is one stream.")
+    payload: Literal["json", "msgpack", "raw"] = Field("json", description="How the payload is encoded.")
+    dtype: Literal["float32", "float64", "int16", "int32"] = Field(
+        "float32", description="Of `raw` payloads: little-endian rows, channel by channel."
+    )
+    labels: str | None = Field(None, description="Topic filter on which true labels arrive late.")
+
+
+class Provider(Section):
+    name: Literal["cpu", "cuda", "tensorrt"]
+    required: bool = Field(False, description="Refuse to start where it does not work.")
+    options: dict[str, str | int | float | bool] = Field({}, description="Passed to ONNX Runtime as they are.")
+
+
+class Sessions(Section):
+    providers: list[Provider] = Field([Provider(name="cpu")], min_length=1, description="In order of preference.")
+    threads: int = Field(1, ge=0, description="Threads within an operator; 0: as many as there are cores.")
+    slots: Positive = Field(64, description="Rows of the bank: streams that can hold a vector of their own.")
+    folded: int = Field(4, ge=0, description="How many parameter vectors may have a folded session at a time.")
+
+
+class Batch(Section):
+    size: Positive = Field(64, description="Windows in one call of the model, across streams.")
+    deadline: float = Field(0.02, ge=0, description="Seconds that a window may wait for others.")
+
+
+class FalseAlarms(Section):
+    per: Literal["windows", "second", "minute", "hour", "day", "week", "month"] = "windows"
+    every: Annotated[float, Field(gt=0)] = Field(
+        20000,
+        description="One false alarm per stream in so many windows (or seconds, minutes, ...) is accepted.",
+    )
+
+
+class Drift(Section):
+    detector: str = Field("sprt", description="See `trimtab detectors`.")
+    options: dict[str, Any] = Field({}, description="Of that detector.")
+    signals: list[Literal["divergence", "distance", "entropy"]] = Field(
+        ["divergence", "distance", "entropy"],
+        min_length=1,
+        description="Watched beside each other; the accepted false alarms are shared among them.",
+    )
+    false_alarms: FalseAlarms = FalseAlarms()
+    refractory: int = Field(256, ge=0, description="Windows after an alarm in which no other is raised.")
+    observe_every: Positive = Field(1, description="Every n-th window of a stream is observed; the others only served.")
+
+
+class Guard(Section):
+    holdout: Positive = Field(64, description="Recent windows held back from adaptation to judge it.")
+    margin: float = Field(
+        0.05, ge=0, description="How much better a candidate must score, as a share of the current score."
+    )
+    probation: Positive = Field(128, description="Windows after a switch in which it can still be rolled back.")
+
+
+class Adaptation(Section):
+    policy: Literal["on_drift", "off"] = Field("on_drift", description="Whether drift starts an adaptation.")
+    methods: list[Literal["input_calibration", "norm_statistics", "bias_vector"]] = Field(
+        ["input_calibration", "norm_statistics", "bias_vector"],
+        description="Tried in this order, each on top of the ones accepted before.",
+    )
+    options: dict[str, dict[str, Any]] = Field({}, description="Per method.")
+    memory: Annotated[int, Field(ge=16)] = Field(
+        256, description="Windows remembered, balanced over predicted classes."
+    )
+    minimum: Annotated[int, Field(ge=8)] = Field(64, description="Fewest windows after an alarm before a first try.")
+    retry: Positive = Field(32, description="Windows between two tries while drifted.")
+    guard: Guard = Guard()
+
+
+class Config(Section):
+    """A whole configuration file."""
+
+    bundle: Path = Field(description="Folder that `trimtab export` wrote; relative to this file.")
+    node: str = Field(
+        default_factory=socket.gethostname,
+        min_length=1,
+        description="Name of this box; default: its host name.",
+    )
+    streams: list[Stream] = Field([], description="What to subscribe to. A replay needs none.")
+    mqtt: Mqtt = Mqtt()
+    sessions: Sessions = Sessions()
+    batch: Batch = Batch()
+    queue: Positive = Field(4096, description="Blocks that may wait for the model; more are dropped and counted.")
+    drift: Drift = Drift()
+    adaptation: Adaptation = Adaptation()
+    journal: Path | None = Field(
+        None, description="SQLite file for versions, windows and decisions; default: beside this file."
+    )
+    drain: Seconds = Field(10.0, description="Longest time that SIGTERM waits for what is under way, seconds.")
+
+    @property
+    def prefix(self) -> str:
+        return self.mqtt.prefix or f"trimtab/{self.node}"
+
+    @property
+    def client_id(self) -> str:
+        return self.mqtt.client_id or f"trimtab-{self.node}"
+
+
+def parse_config(raw: object, file: str) -> Config:
+    """Validate a parsed YAML document. Raises ConfigError with one sentence that names `file` and the key."""
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file}: holds no mapping; it needs at least `bundle: FOLDER`")
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(sentence(error, file)) from None
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a configuration file; paths in it are made relative to its folder.
+
+    Raises ConfigError where it is missing, is not YAML, or does not hold what it should.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give a configuration file (see docs/config.md)") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a configuration file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())}); mend that line") from None
+    config = parse_config(raw, str(path))
+    base = path.parent
+
+    def anchored(p: Path | None) -> Path | None:
+        return None if p is None else base / p
+
+    mqtt = config.mqtt.model_copy(update={"password_file": anchored(config.mqtt.password_file)})
+    if mqtt.tls is not None:
+        tls = mqtt.tls.model_copy(update={key: anchored(getattr(mqtt.tls, key)) for key in ("ca", "cert", "key")})
+        mqtt = mqtt.model_copy(update={"tls": tls})
+    return config.model_copy(
+        update={
+            "bundle": base / config.bundle,
+            "journal": anchored(config.journal) or path.with_suffix(".journal.db"),
+            "mqtt": mqtt,
+        }
+    )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a configuration file, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
