@@ -25,3 +25,7 @@ class RecordingError(TrimtabError):
 
 class ProviderError(TrimtabError):
     """A required execution provider, or ONNX Runtime itself, is missing."""
+
+
+class InferenceError(RuntimeError):
+    """ONNX Runtime failed on a batch; the sessions stay usable."""

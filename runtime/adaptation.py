@@ -1,0 +1,493 @@
+"""When a stream adapts: its drift state, the windows gathered since the alarm, tries, probation and roll-back.
+
+    stable -> suspect -> drifted -> adapting -> probation -> stable
+                            ^___________|            |____-> rolled_back -> stable
+
+What is proposed is the methods' business, and whether it is taken the guard's (both in `trimtab.adapters`). A try runs
+on the executor, on copies of the gathered windows, and its outcome is collected at the pipeline's next turn: serving
+never waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.adapters import catalogue
+from trimtab.adapters.guard import judge
+from trimtab.adapters.memory import BalancedMemory
+from trimtab.adapters.methods import Context, Declined, Method, Windows
+from trimtab.adapters.versions import Versions
+from trimtab.drift.monitor import Alarm
+from trimtab.runtime.blocks import Label, Sample
+from trimtab.runtime.bundle import Bundle
+from trimtab.runtime.config import Config
+from trimtab.runtime.decisions import Event
+from trimtab.runtime.errors import ConfigError, InferenceError
+from trimtab.runtime.sessions import Engine, Executor
+
+log = logging.getLogger(__name__)
+
+DriftState = Literal["stable", "suspect", "drifted", "adapting", "probation", "rolled_back"]
+
+SUSPECT = 0.5
+"""Share of an alarm's threshold from which a stream counts as suspect."""
+
+HOLDOUT_RUN = 8
+"""Windows are held back in runs of this many, one run in four: neighbours overlap, so single ones would be known."""
+
+LONGEST_WAIT = 1024
+"""Windows between two tries at the most: the wait doubles while nothing is found."""
+
+
+class Plan:
+    """What the streams of a pipeline share: the model as the methods see it, the methods, and the executor.
+
+    Raises ConfigError where a method or one of its options is unknown.
+    """
+
+    def __init__(self, bundle: Bundle, config: Config, engine: Engine, executor: Executor) -> None:
+        self.bundle = bundle
+        self.config = config.adaptation
+        self.engine = engine
+        manifest = bundle.manifest
+        self.context = Context(
+            bundle.layout,
+            bundle.source,
+            manifest.inputs,
+            manifest.norms,
+            manifest.task,
+            len(manifest.outputs),
+            engine.probe,
+        )
+        self.methods: list[Method] = []
+        for name in set(self.config.options) - set(self.config.methods):
+            raise ConfigError(
+                f"adaptation.options.{name}: no such method among adaptation.methods; add it there or drop this"
+            )
+        if self.config.policy != "off":
+            for name in self.config.methods:
+                try:
+                    self.methods.append(catalogue.build(name, self.config.options.get(name, {})))
+                except ValueError as error:
+                    raise ConfigError(f"adaptation.options.{name}: {error}") from None
+        # A stream is drifted no more when its signals are back among those of the source.
+        self.settled = {
+            name: float(np.quantile(values[np.isfinite(values)], 0.9))
+            for name, values in bundle.source.reference.items()
+            if np.isfinite(values).any()
+        }
+        self._executor = executor
+        self._finished: deque[Job] = deque()
+
+    def run(self, job: Job, work: Callable[[], Attempt]) -> None:
+        """Do a job's work on the executor; its outcome is among `finished` afterwards, whatever happens."""
+
+        def whole() -> None:
+            try:
+                job.attempt = work()
+            except InferenceError as error:
+                job.attempt = Attempt(failure=str(error))
+            finally:
+                self._finished.append(job)
+
+        self._executor.submit(whole)
+
+    def finished(self) -> list[Job]:
+        """The jobs that have finished since the last call."""
+        jobs = []
+        while self._finished:
+            jobs.append(self._finished.popleft())
+        return jobs
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What one try, or the judgement at the end of probation, came to."""
+
+    theta: NDArray[np.float32] | None = None
+    """The vector to take; None: stay."""
+    known: int | None = None
+    """The number of the earlier version that it is, where it is one."""
+    accepted: list[str] = field(default_factory=list)
+    trail: list[dict[str, Any]] = field(default_factory=list)
+    """One entry a method: what it proposed or why it did not, and the guard's scores."""
+    final: bool = False
+    """This was the judgement at the end of probation."""
+    worse: bool = False
+    """... and the vector on probation was found worse than the one before."""
+    failure: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A try, or a judgement, that is under way for a stream."""
+
+    stream: str
+    attempt: Attempt = field(default_factory=lambda: Attempt(failure="it ended without an outcome"))
+
+
+class Gathered:
+    """The windows of one stream since its alarm: some to adapt on, some held back to judge by."""
+
+    def __init__(self, plan: Plan, since: int) -> None:
+        config = plan.config
+        manifest = plan.bundle.manifest
+        self.since = since
+        self.names = [i.name for i in manifest.inputs]
+        classes = len(manifest.classes)
+        self.adapt = BalancedMemory(config.memory, classes)
+        self.held = BalancedMemory(config.guard.holdout, classes)
+        self.recent: deque[dict[str, float]] = deque(maxlen=config.minimum)
+        self.seen = 0
+
+    def add(self, sample: Sample, predicted: int) -> None:
+        held = (self.seen // HOLDOUT_RUN) % 4 == 3
+        self.seen += 1
+        inputs = dict(zip(self.names, sample.inputs, strict=True))
+        (self.held if held else self.adapt).add(inputs, sample.sequence, predicted)
+
+
+class Adaptation:
+    """One stream's drift state and parameter versions."""
+
+    def __init__(self, stream: str, plan: Plan) -> None:
+        self.stream = stream
+        self.plan = plan
+        self.state: DriftState = "stable"
+        self.paused = False
+        self.rebaseline = False
+        """Set when the vector changed: the monitor is to learn its baselines anew."""
+        self.versions = Versions(plan.bundle.source.theta)
+        self.changed = False
+        """Set when `versions` changed: the journal is to write them."""
+        self._gathered: Gathered | None = None
+        self._job: Job | None = None
+        self._next = 0  # window number of the next try
+        self._wait = plan.config.retry
+        self._until = 0  # window number at which probation, or the rest after a roll-back, ends
+        self._before: int | None = None  # version to fall back to while on probation
+        self._sequence = 0
+
+    @property
+    def version(self) -> int:
+        """The number of the vector in use."""
+        return self.versions.current.number
+
+    # -- what the pipeline reports ----------------------------------------------------------------------------------
+
+    def alarmed(self, alarm: Alarm, sample: Sample) -> list[Event]:
+        """The monitor raised an alarm at `sample`: start gathering, whatever was going on."""
+        self._job = None
+        self._gathered = Gathered(self.plan, sample.sequence)
+        self._wait = self.plan.config.retry
+        self._next = sample.sequence + self.plan.config.minimum
+        event = Event(
+            f"drift/{self.stream}",
+            {
+                "stream": self.stream,
+                "sequence": sample.sequence,
+                "time": sample.time,
+                "signal": alarm.signal,
+                "detector": alarm.detector,
+                "statistic": _short(alarm.statistic),
+                "threshold": _short(alarm.threshold),
+                "onset": max(0, sample.sequence - alarm.onset) if alarm.onset is not None else None,
+                "version": self.version,
+            },
+        )
+        return [event, *self._enter("drifted", sample.sequence, sample.time)]
+
+    def pressed(self, pressure: float, sample: Sample) -> list[Event]:
+        """No alarm at `sample`; the strongest detector stands at `pressure` of its threshold."""
+        if self.state == "stable" and pressure >= SUSPECT:
+            return self._enter("suspect", sample.sequence, sample.time)
+        if self.state == "suspect" and pressure < SUSPECT:
+            return self._enter("stable", sample.sequence, sample.time)
+        return []
+
+    def saw(self, sample: Sample, predicted: int, signals: dict[str, float]) -> list[Event]:
+        """An observed, finite window was decided."""
+        self._sequence = sample.sequence
+        gathered = self._gathered
+        if gathered is None:
+            if self.state == "rolled_back" and sample.sequence >= self._until:
+                return self._enter("stable", sample.sequence, sample.time)
+            return []
+        gathered.recent.append(signals)
+        if self.plan.methods:
+            gathered.add(sample, predicted)
+        if self._job is not None:
+            return []
+        if self.state == "probation" and sample.sequence >= self._until:
+            self._start(self._judge_probation, gathered)
+        elif self.state == "drifted" and self._settled(gathered):
+            self._gathered = None
+            return self._enter("stable", sample.sequence, sample.time)
+        elif sample.sequence >= self._next and self._may_try(gathered):
+            events = self._enter("adapting", sample.sequence, sample.time) if self.state == "drifted" else []
+            self._start(self._try, gathered)
+            return events
+        return []
+
+    def label(self, sequence: int, label: Label) -> bool:
+        """A true label came late. Returns whether its window is still remembered."""
+        if self._gathered is None:
+            return False
+        classes = self.plan.bundle.manifest.classes
+        value = float(classes.index(label)) if isinstance(label, str) else float(label)
+        return self._gathered.adapt.label(sequence, value) or self._gathered.held.label(sequence, value)
+
+    def _may_try(self, gathered: Gathered) -> bool:
+        return (
+            bool(self.plan.methods)
+            and not self.paused
+            and self.versions.pinned is None
+            and len(gathered.held) > 0
+            and len(gathered.adapt) >= self.plan.config.minimum // 2
+        )
+
+    def _settled(self, gathered: Gathered) -> bool:
+        """Whether the recent windows look like the source's: the drift went away by itself."""
+        recent = gathered.recent
+        if len(recent) < (recent.maxlen or 0):
+            return False
+        return all(
+            float(np.median([signals[name] for signals in recent])) <= bound
+            for name, bound in self.plan.settled.items()
+            if name in recent[-1]
+        )
+
+    # -- tries, on the executor -------------------------------------------------------------------------------------
+
+    def _start(self, work: Callable[[Windows, Windows], Attempt], gathered: Gathered) -> None:
+        windows, held = gathered.adapt.windows(), gathered.held.windows()
+        self._job = Job(self.stream)
+        self.plan.run(self._job, lambda: work(windows, held))
+
+    def _try(self, windows: Windows, held: Windows) -> Attempt:
+        """Recall an earlier version if one fits better; then every method, each on top of what was accepted."""
+        plan = self.plan
+        attempt = Attempt()
+        theta = self.versions.current.theta
+        best = 0.0
+        for version in self.versions.candidates():
+            verdict = judge(plan.context, theta, version.theta, held, plan.config.guard.margin)
+            if verdict.accepted and verdict.gain > best:
+                best = verdict.gain
+                attempt.theta, attempt.known = version.theta, version.number
+                attempt.accepted = [f"recall of version {version.number}"]
+                attempt.trail = [
+                    {"method": "recall", "accepted": True, "version": version.number, **_figures(verdict.scores)}
+                ]
+        if attempt.theta is not None:
+            theta = attempt.theta
+        for method in plan.methods:
+            proposal = method.propose(plan.context, theta, windows)
+            if isinstance(proposal, Declined):
+                attempt.trail.append(
+                    {"method": method.name, "accepted": False, "reason": proposal.reason, **_figures(proposal.evidence)}
+                )
+                continue
+            verdict = judge(plan.context, theta, proposal.theta, held, plan.config.guard.margin)
+            attempt.trail.append(
+                {
+                    "method": method.name,
+                    "accepted": verdict.accepted,
+                    **_figures(proposal.evidence),
+                    **_figures(verdict.scores),
+                }
+            )
+            if verdict.accepted:
+                theta = attempt.theta = proposal.theta
+                attempt.known = None
+                attempt.accepted.append(method.name)
+        return attempt
+
+    def _judge_probation(self, windows: Windows, held: Windows) -> Attempt:
+        """Is the vector before the switch clearly better on the newest windows after all?"""
+        attempt = Attempt(final=True)
+        if self._before is not None:
+            before = self.versions.get(self._before)
+            verdict = judge(
+                self.plan.context, self.versions.current.theta, before.theta, held, self.plan.config.guard.margin
+            )
+            attempt.worse = verdict.accepted
+            attempt.trail.append({"method": "probation", "accepted": not verdict.accepted, **_figures(verdict.scores)})
+        return attempt
+
+    def collect(self, job: Job, now: float) -> list[Event]:
+        """Take up the outcome of a finished job. One that an alarm or a command has overtaken is passed over."""
+        if job is not self._job:
+            return []
+        self._job = None
+        attempt = job.attempt
+        sequence = self._sequence
+        if attempt.failure is not None:
+            log.error("%s: an adaptation failed: %s", self.stream, attempt.failure)
+        if attempt.final:
+            return self._end_probation(attempt, sequence, now)
+        if attempt.theta is None:
+            self._next = sequence + self._wait
+            self._wait = min(2 * self._wait, LONGEST_WAIT)
+            events = self._enter("drifted", sequence, now) if self.state == "adapting" else []
+            return [self._report(attempt, self.version, self.version, False, now), *events]
+        before = self.version
+        if self._before is None or self.state != "probation":
+            self._before = before
+        evidence = {key: value for entry in attempt.trail for key, value in entry.items() if isinstance(value, float)}
+        if attempt.known is not None:
+            self.versions.recall(attempt.known, now)
+        else:
+            self.versions.add(attempt.theta, "+".join(attempt.accepted), evidence, now)
+        self._switched(sequence)
+        return [
+            self._report(attempt, before, self.version, True, now),
+            *self._enter("probation", sequence, now),
+        ]
+
+    def _end_probation(self, attempt: Attempt, sequence: int, now: float) -> list[Event]:
+        before = self.version
+        self._gathered = None
+        if not attempt.worse or self._before is None:
+            self._before = None
+            return self._enter("stable", sequence, now)
+        self.versions.recall(self._before, now)
+        self._before = None
+        self._switched(sequence)
+        return [
+            self._report(attempt, before, self.version, False, now),
+            *self._enter("rolled_back", sequence, now),
+        ]
+
+    def _switched(self, sequence: int) -> None:
+        """The vector in use changed: bind it, and let everything that judged the old one begin anew."""
+        current = self.versions.current
+        self.plan.engine.bind(self.stream, None if current.number == 0 else current.theta)
+        self.rebaseline = True
+        self.changed = True
+        self._until = sequence + self.plan.config.guard.probation
+        self._wait = self.plan.config.retry
+        self._next = sequence + self._wait
+
+    # -- commands ---------------------------------------------------------------------------------------------------
+
+    def pause(self) -> list[Event]:
+        """Try nothing until `resume`; drift is still watched and a probation still judged."""
+        self.paused = True
+        return []
+
+    def resume(self) -> list[Event]:
+        self.paused = False
+        return []
+
+    def reset(self, now: float) -> list[Event]:
+        """Back to the source's vector."""
+        return self._go_to(0, "reset", now)
+
+    def rollback(self, now: float) -> list[Event]:
+        """Back to the version that was in use before this one. Raises ValueError where there is none."""
+        parent = self.versions.current.parent
+        if parent is None:
+            raise ValueError(f"{self.stream} is at version {self.version}, which has none before it")
+        return self._go_to(parent, "rollback", now)
+
+    def pin(self, number: int | None, now: float) -> list[Event]:
+        """Use version `number` (None: the present one) and adapt no more. Raises ValueError where there is no such."""
+        events = [] if number is None or number == self.version else self._go_to(number, "pin", now)
+        self.versions.pin(self.version)
+        self.changed = True
+        return events
+
+    def unpin(self) -> list[Event]:
+        self.versions.unpin()
+        self.changed = True
+        return []
+
+    def adapt(self, now: float) -> list[Event]:
+        """Start gathering now and try as soon as there are windows enough, alarm or none."""
+        if not self.plan.methods:
+            raise ValueError("adaptation.policy is off; set it to on_drift and reload")
+        self._job = None
+        self._gathered = Gathered(self.plan, self._sequence)
+        self._wait = self.plan.config.retry
+        self._next = self._sequence + self.plan.config.minimum
+        return self._enter("drifted", self._sequence, now)
+
+    def _go_to(self, number: int, reason: str, now: float) -> list[Event]:
+        before = self.version
+        self.versions.recall(number, now)
+        self._job = None
+        self._gathered = None
+        self._before = None
+        self._switched(self._sequence)
+        report = self._report(Attempt(accepted=[reason]), before, self.version, True, now)
+        return [report, *self._enter("stable", self._sequence, now)]
+
+    # -- restart ----------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a restart needs beside the versions: JSON-able. Gathered windows are gathered anew."""
+        return {
+            "state": self.state,
+            "paused": self.paused,
+            "sequence": self._sequence,
+            "until": self._until,
+            "before": self._before,
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Continue from `snapshot`; `versions` has been restored before."""
+        self.state = snapshot["state"]
+        self.paused = bool(snapshot["paused"])
+        self._sequence = int(snapshot["sequence"])
+        self._until = int(snapshot["until"])
+        self._before = snapshot["before"]
+        current = self.versions.current
+        if current.number != 0:
+            self.plan.engine.bind(self.stream, current.theta)
+        if self.state in ("drifted", "adapting", "probation"):
+            self.state = "drifted" if self.state == "adapting" else self.state
+            self._gathered = Gathered(self.plan, self._sequence)
+            self._next = self._sequence + self.plan.config.minimum
+
+    # -- reports ----------------------------------------------------------------------------------------------------
+
+    def _enter(self, state: DriftState, sequence: int, time: float) -> list[Event]:
+        if state == self.state:
+            return []
+        self.state = state
+        payload = {"stream": self.stream, "state": state, "version": self.version, "sequence": sequence, "time": time}
+        return [Event(f"state/{self.stream}", payload, retain=True)]
+
+    def _report(self, attempt: Attempt, before: int, after: int, accepted: bool, now: float) -> Event:
+        payload: dict[str, Any] = {
+            "stream": self.stream,
+            "sequence": self._sequence,
+            "time": now,
+            "from": before,
+            "to": after,
+            "accepted": accepted,
+            "methods": attempt.accepted,
+            "trail": attempt.trail,
+        }
+        if attempt.final:
+            payload["rolled_back"] = True
+        if attempt.failure is not None:
+            payload["failure"] = attempt.failure
+        return Event(f"adaptation/{self.stream}", payload)
+
+
+def _short(value: float) -> float:
+    """Six significant digits: figures for people, equal on every machine."""
+    return float(f"{value:.6g}")
+
+
+def _figures(figures: Any) -> dict[str, float]:
+    return {key: _short(value) for key, value in figures.items()}

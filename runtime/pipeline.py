@@ -1,0 +1,453 @@
+"""The way of a sample: rows -> window -> micro-batch across streams -> model -> detect -> decide.
+
+The daemon and the replay run this same code; only the clock, the executor and the source differ. The pipeline does no
+input or output: it takes blocks, is told when to turn (`due`), and gives back what is to be published (`Step`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.drift import signals
+from trimtab.drift.catalogue import build_monitor
+from trimtab.drift.monitor import Monitor
+from trimtab.runtime.adaptation import Adaptation, Plan
+from trimtab.runtime.blocks import Block, Sample
+from trimtab.runtime.bundle import Bundle, Manifest
+from trimtab.runtime.clock import Clock
+from trimtab.runtime.config import Config
+from trimtab.runtime.config import FalseAlarms as AcceptedAlarms
+from trimtab.runtime.decisions import Decision, Event, Step
+from trimtab.runtime.errors import ConfigError, InferenceError, PayloadError
+from trimtab.runtime.sessions import Engine, Executor, Outputs
+from trimtab.runtime.windows import Windower
+
+log = logging.getLogger(__name__)
+
+SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "week": 604800.0, "month": 2629800.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A block on its way: what is to be done once everything before its end is decided."""
+
+    stream: StreamState
+    token: object
+    window: dict[str, Any] | None
+    """The windower's state after it: where a restart continues."""
+    until: int
+    """Its stream's next sample number after it: done with when that many are decided."""
+    since: float
+
+
+class StreamState:
+    """All that is remembered of one stream."""
+
+    __slots__ = ("adaptation", "decided", "monitor", "name", "sequence", "window", "windower")
+
+    def __init__(self, name: str, windower: Windower | None, monitor: Monitor, adaptation: Adaptation) -> None:
+        self.name = name
+        self.windower = windower
+        self.monitor = monitor
+        self.adaptation = adaptation
+        self.sequence = 0
+        """Number of the next sample."""
+        self.decided = 0
+        """Number after that of the last decision: what comes again under a smaller one is passed over."""
+        self.window: dict[str, Any] | None = None
+        """The windower's state after the last block that is done with: what a restart continues from."""
+
+
+class Pipeline:
+    """Decides on every window of every stream of one bundle.
+
+    Parameters
+    ----------
+    bundle, config
+        What to run and how.
+    engine
+        Sessions over the bundle.
+    clock
+        When a micro-batch is due. `SimulatedClock` makes a run repeatable bit for bit.
+    executor
+        Where adaptation runs: inline in a replay, on its own thread in the daemon.
+    resumable
+        Keep what `snapshot` needs. A replay does without.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        config: Config,
+        engine: Engine,
+        clock: Clock,
+        executor: Executor,
+        resumable: bool = False,
+    ) -> None:
+        self.bundle = bundle
+        self.config = config
+        self.engine = engine
+        self.clock = clock
+        self.resumable = resumable
+        self.streams: dict[str, StreamState] = {}
+        self._names = [i.name for i in bundle.manifest.inputs]
+        self._classes = bundle.manifest.classes
+        self._classify = bundle.manifest.task == "classification"
+        self._every = config.drift.observe_every
+        self._pending: deque[tuple[float, Sample]] = deque()
+        self._taken: deque[Taken] = deque()
+        self._watch = watched_signals(bundle, config)
+        self._reference = bundle.source.reference
+        self._arl = false_alarm_windows(config.drift.false_alarms, bundle)
+        self.plan = Plan(bundle, config, engine, executor)
+        self._new_monitor()  # a wrong detector or option shows itself at the start, not at the first sample
+
+    # -- taking samples ---------------------------------------------------------------------------------------------
+
+    def offer(self, block: Block) -> None:
+        """Take a block. Raises PayloadError where its shape is not the model's; nothing is changed then."""
+        stream = self.streams.get(block.stream) or self.stream(block.stream)
+        samples = self._cut(stream, block)
+        now = self.clock.now()
+        if stream.decided:
+            samples = [s for s in samples if s.sequence >= stream.decided]
+        pending = self._pending
+        for sample in samples:
+            pending.append((now, sample))
+        if self.resumable or block.token is not None:
+            windower = stream.windower
+            state = windower.state() if self.resumable and windower is not None else None
+            self._taken.append(Taken(stream, block.token, state, stream.sequence, now))
+
+    def _cut(self, stream: StreamState, block: Block) -> list[Sample]:
+        values = block.values
+        if stream.windower is not None:
+            if not isinstance(values, np.ndarray) or values.ndim != 2 or values.shape[1] != stream.windower.channels:
+                found = "several inputs" if isinstance(values, dict) else f"shape {list(values.shape)}"
+                raise PayloadError(
+                    f"{block.stream}: values: the model takes rows of {stream.windower.channels} channels, "
+                    f"found {found}; send [rows, {stream.windower.channels}]"
+                )
+            samples = stream.windower.push(block)
+            stream.sequence = stream.windower.sequence
+            return samples
+        if not isinstance(values, dict):
+            raise PayloadError(f"{block.stream}: values: the model takes whole samples by input name")
+        inputs = []
+        for spec in self.bundle.manifest.inputs:
+            value = values.get(spec.name)
+            if value is None or list(value.shape) != spec.shape:
+                found = "nothing" if value is None else f"shape {list(value.shape)}"
+                raise PayloadError(
+                    f"{block.stream}: values.{spec.name}: the model takes shape {spec.shape}, found {found}"
+                )
+            inputs.append(value)
+        finite = all(bool(np.isfinite(value).all()) for value in inputs)
+        label = block.labels[-1] if block.labels else None
+        sample = Sample(block.stream, stream.sequence, block.time, inputs, finite, label, block.segment)
+        stream.sequence += 1
+        return [sample]
+
+    def due(self) -> float | None:
+        """The moment (Unix seconds) at which `step` should be called next; None while there is nothing to do."""
+        if len(self._pending) >= self.config.batch.size:
+            return self._pending[0][0]
+        if self._pending:
+            return self._pending[0][0] + self.config.batch.deadline
+        if self._taken:
+            return self._taken[0].since + self.config.batch.deadline
+        return None
+
+    @property
+    def waiting(self) -> int:
+        """Samples that are waiting for the model."""
+        return len(self._pending)
+
+    # -- one turn ---------------------------------------------------------------------------------------------------
+
+    def step(self) -> Step:
+        """Run one micro-batch (of at most `batch.size` samples) and say what came of it."""
+        step = Step()
+        touched: dict[str, None] = {}
+        self._collect(step, touched)
+        pending = self._pending
+        count = min(len(pending), self.config.batch.size)
+        samples = [pending.popleft()[1] for _ in range(count)]
+        results = self._infer(samples, step)
+        for sample, result in zip(samples, results, strict=True):
+            stream = self.streams[sample.stream]
+            stream.decided = sample.sequence + 1
+            touched[sample.stream] = None
+            step.decisions.append(self._decide(stream, sample, result, step))
+        self._release(step, touched)
+        self._collect(step, touched)
+        step.streams = list(touched)
+        return step
+
+    def _release(self, step: Step, touched: dict[str, None]) -> None:
+        """Find the blocks that are done with, and where a restart of their streams continues."""
+        waiting: deque[Taken] = deque()
+        for block in self._taken:
+            stream = block.stream
+            if stream.decided < block.until:
+                waiting.append(block)
+                continue
+            stream.window = block.window
+            touched[stream.name] = None
+            if block.token is not None:
+                step.tokens.append(block.token)
+        self._taken = waiting
+
+    def _collect(self, step: Step, touched: dict[str, None]) -> None:
+        """Take up what adaptation has finished since the last turn."""
+        for job in self.plan.finished():
+            stream = self.streams.get(job.stream)
+            if stream is not None:
+                step.events += stream.adaptation.collect(job, self.clock.now())
+                self._after(stream)
+                touched[stream.name] = None
+
+    def _after(self, stream: StreamState) -> None:
+        """What a new vector means for the rest of the stream's state."""
+        if stream.adaptation.rebaseline:
+            stream.adaptation.rebaseline = False
+            stream.monitor.reset()
+
+    def _infer(self, samples: list[Sample], step: Step) -> list[Result | None]:
+        """A result per sample; None for one that is not finite, or where the model failed."""
+        results: list[Result | None] = [None] * len(samples)
+        observed: list[int] = []
+        served: list[int] = []
+        for i, sample in enumerate(samples):
+            if sample.finite:
+                (observed if sample.sequence % self._every == 0 else served).append(i)
+        for which, observe in ((observed, True), (served, False)):
+            if not which:
+                continue
+            chosen = [samples[i] for i in which] if len(which) < len(samples) else samples
+            try:
+                outputs = self.engine.infer(self._stack(chosen), [s.stream for s in chosen], observe)
+            except InferenceError as error:
+                step.failure = str(error)
+                log.error("a batch of %d windows failed: %s", len(chosen), error)
+                continue
+            for i, result in zip(which, self._read(outputs, observe), strict=True):
+                results[i] = result
+        return results
+
+    def _stack(self, samples: list[Sample]) -> dict[str, NDArray[np.float32]]:
+        if len(samples) == 1:
+            return {name: x[None] for name, x in zip(self._names, samples[0].inputs, strict=True)}
+        return {name: np.stack([s.inputs[k] for s in samples]) for k, name in enumerate(self._names)}
+
+    def _read(self, outputs: Outputs, observe: bool) -> list[Result]:
+        """Outputs as plain Python numbers, one `Result` a sample."""
+        y = outputs.y
+        n = len(y)
+        watched: dict[str, list[float]] = {}
+        if observe:
+            watched = {name: signal(outputs).tolist() for name, signal in self._watch.items()}
+        rows: list[dict[str, float] | None]
+        if watched:
+            names = list(watched)
+            rows = [dict(zip(names, values, strict=True)) for values in zip(*watched.values(), strict=True)]
+        else:
+            rows = [None] * n
+        if self._classify:
+            top = y.argmax(axis=1)
+            best = y.max(axis=1, keepdims=True)
+            with np.errstate(all="ignore"):
+                score = 1.0 / np.exp(y - best, dtype=np.float64).sum(axis=1)
+            return [Result(k, s, row) for k, s, row in zip(top.tolist(), score.tolist(), rows, strict=True)]
+        return [Result(values, None, row) for values, row in zip(y.astype(np.float64).tolist(), rows, strict=True)]
+
+    def _decide(self, stream: StreamState, sample: Sample, result: Result | None, step: Step) -> Decision:
+        adaptation = stream.adaptation
+        output: str | dict[str, float] | None = None
+        score: float | None = None
+        reason: str | None = None
+        watched = None
+        version = adaptation.version
+        if result is None:
+            reason = "the model failed on this window" if sample.finite else "the window holds NaN or infinity"
+        else:
+            watched = result.signals
+            predicted = -1
+            if self._classify:
+                predicted = result.output
+                score = result.score
+                if score is not None and score == score:
+                    output, score = self._classes[predicted], round(score, 6)
+                else:
+                    reason, score = "the model's output is not finite", None
+            elif all(abs(v) < np.inf for v in result.output):
+                output = dict(zip(self.bundle.manifest.targets, result.output, strict=True))
+            else:
+                reason = "the model's output is not finite"
+            if watched is not None and reason is None:
+                alarm = stream.monitor.update(watched)
+                if alarm is not None:
+                    step.events += adaptation.alarmed(alarm, sample)
+                else:
+                    step.events += adaptation.pressed(stream.monitor.pressure, sample)
+                step.events += adaptation.saw(sample, predicted, watched)
+        return Decision(
+            stream.name,
+            sample.sequence,
+            sample.time,
+            output,
+            score,
+            version,
+            adaptation.state,
+            reason,
+            sample.label,
+            sample.segment,
+            watched,
+        )
+
+    # -- streams ----------------------------------------------------------------------------------------------------
+
+    def stream(self, name: str) -> StreamState:
+        """The state of stream `name`, made where it is new."""
+        found = self.streams.get(name)
+        if found is None:
+            windower = None
+            window = self.bundle.manifest.window
+            if window is not None:
+                windower = Windower(name, self.bundle.manifest.inputs[0].shape[0], window)
+            found = StreamState(name, windower, self._new_monitor(), Adaptation(name, self.plan))
+            self.streams[name] = found
+        return found
+
+    def _new_monitor(self) -> Monitor:
+        drift = self.config.drift
+        try:
+            return build_monitor(
+                list(self._watch),
+                drift.detector,
+                every=self._arl,
+                refractory=drift.refractory,
+                options=drift.options,
+                reference=self._reference,
+            )
+        except ValueError as error:
+            raise ConfigError(f"drift.options: {error}") from None
+
+    def command(self, name: str, stream: str | None, version: int | None = None) -> Step:
+        """Carry out `pause`, `resume`, `reset`, `rollback`, `pin`, `unpin` or `adapt` for one stream, or for all.
+
+        Raises ValueError, one sentence, where there is no such command, stream or version; nothing is changed then.
+        """
+        if stream is not None and stream not in self.streams:
+            raise ValueError(f"no stream {stream!r}; there are {sorted(self.streams) or 'none yet'}")
+        chosen = [self.streams[stream]] if stream is not None else list(self.streams.values())
+        now = self.clock.now()
+        commands: dict[str, Callable[[Adaptation], list[Event]]] = {
+            "pause": lambda a: a.pause(),
+            "resume": lambda a: a.resume(),
+            "reset": lambda a: a.reset(now),
+            "rollback": lambda a: a.rollback(now),
+            "pin": lambda a: a.pin(version, now),
+            "unpin": lambda a: a.unpin(),
+            "adapt": lambda a: a.adapt(now),
+        }
+        if name not in commands:
+            raise ValueError(f"no command {name!r}; there are {', '.join(commands)}")
+        step = Step()
+        for found in chosen:
+            step.events += commands[name](found.adaptation)
+            self._after(found)
+            step.streams.append(found.name)
+        return step
+
+    def label(self, stream: str, sequence: int, label: str | float) -> bool:
+        """A true label came late. Returns whether its window is still remembered."""
+        found = self.streams.get(stream)
+        return found is not None and found.adaptation.label(sequence, label)
+
+    def snapshot(self, name: str) -> dict[str, Any]:
+        """What a restart needs of a stream: JSON-able but for `window.rows` (bytes). Versions are kept apart."""
+        stream = self.streams[name]
+        return {
+            "decided": stream.decided,
+            "window": stream.window,
+            "monitor": stream.monitor.state(),
+            "adaptation": stream.adaptation.snapshot(),
+        }
+
+    def restore(self, name: str, snapshot: dict[str, Any]) -> None:
+        """Continue a stream from `snapshot`. Raises ValueError where it does not fit the bundle or the configuration."""
+        stream = self.stream(name)
+        if stream.windower is not None and snapshot["window"] is not None:
+            stream.windower.restore(snapshot["window"])
+            stream.window = snapshot["window"]
+        stream.decided = int(snapshot["decided"])
+        stream.sequence = stream.windower.sequence if stream.windower is not None else stream.decided
+        stream.monitor.restore(snapshot["monitor"])
+        stream.adaptation.restore(snapshot["adaptation"])
+
+
+class Result:
+    """What the model gave for one sample, as Python numbers."""
+
+    __slots__ = ("output", "score", "signals")
+
+    def __init__(self, output: Any, score: float | None, signals: dict[str, float] | None) -> None:
+        self.output = output
+        self.score = score
+        self.signals = signals
+
+
+def watched_signals(bundle: Bundle, config: Config) -> dict[str, Callable[[Outputs], NDArray[np.float64]]]:
+    """The configured signals that this bundle can give, each as a function of the observe graph's outputs.
+
+    Raises ConfigError where none of them applies.
+    """
+    manifest, source = bundle.manifest, bundle.source
+    found: dict[str, Callable[[Outputs], NDArray[np.float64]]] = {}
+    observed = "observe" in manifest.graphs
+    for name in config.drift.signals:
+        if name == "divergence" and observed and manifest.norms:
+            mean, var = source.moments_mean, source.moments_var
+            found[name] = lambda o: signals.divergence(o.moments, mean, var)  # type: ignore[arg-type]
+        elif name == "distance" and observed and manifest.features:
+            center, whiten = source.feature_mean, signals.whitening(source.feature_cov)
+            found[name] = lambda o: signals.distance(o.features, center, whiten)  # type: ignore[arg-type]
+        elif name == "entropy" and manifest.task == "classification":
+            found[name] = lambda o: signals.entropy(o.y)
+    if not found:
+        raise ConfigError(
+            f"drift.signals: none of {config.drift.signals} can be had from {bundle.path} ({_has(manifest)}); "
+            "name another"
+        )
+    return found
+
+
+def _has(manifest: Manifest) -> str:
+    return f"{manifest.task}, {len(manifest.norms)} norm layers, {manifest.features} features"
+
+
+def false_alarm_windows(accepted: AcceptedAlarms, bundle: Bundle) -> float:
+    """The accepted false alarms as an average run length in windows.
+
+    Raises ConfigError where they are set per time but the bundle has no rate.
+    """
+    if accepted.per == "windows":
+        return accepted.every
+    window = bundle.manifest.window
+    if window is None or window.rate is None:
+        raise ConfigError(
+            f"drift.false_alarms.per: the bundle {bundle.path} has no rate, so that {accepted.per!r} means nothing; "
+            "use `per: windows`"
+        )
+    return accepted.every * SECONDS[accepted.per] * window.rate / window.hop
+
+
+__all__ = ["Decision", "Event", "Pipeline", "Step", "StreamState"]
