@@ -15,23 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift import signals
 from trimtab.drift.catalogue import build_monitor
 from trimtab.drift.monitor import Monitor
 from trimtab.runtime.adaptation import Adaptation, Plan
 from trimtab.runtime.blocks import Block, Sample
-from trimtab.runtime.bundle import Bundle, Manifest
+from trimtab.runtime.bundle import Bundle
 from trimtab.runtime.clock import Clock
 from trimtab.runtime.config import Config
-from trimtab.runtime.config import FalseAlarms as AcceptedAlarms
 from trimtab.runtime.decisions import Decision, Event, Step
 from trimtab.runtime.errors import ConfigError, InferenceError, PayloadError
 from trimtab.runtime.sessions import Engine, Executor, Outputs
+from trimtab.runtime.watch import false_alarm_windows, watched_signals
 from trimtab.runtime.windows import Windower
 
 log = logging.getLogger(__name__)
-
-SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "week": 604800.0, "month": 2629800.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +100,7 @@ class Pipeline:
         self._every = config.drift.observe_every
         self._pending: deque[tuple[float, Sample]] = deque()
         self._taken: deque[Taken] = deque()
-        self._watch = watched_signals(bundle, config)
+        self._watch = watched_signals(bundle, config.drift)
         self._reference = bundle.source.reference
         self._arl = false_alarm_windows(config.drift.false_alarms, bundle)
         self.plan = Plan(bundle, config, engine, executor)
@@ -383,7 +380,7 @@ class Pipeline:
         }
 
     def restore(self, name: str, snapshot: dict[str, Any]) -> None:
-        """Continue a stream from `snapshot`. Raises ValueError where it does not fit the bundle or the configuration."""
+        """Continue a stream from `snapshot`. Raises ValueError where it does not fit bundle or configuration."""
         stream = self.stream(name)
         if stream.windower is not None and snapshot["window"] is not None:
             stream.windower.restore(snapshot["window"])
@@ -403,51 +400,6 @@ class Result:
         self.output = output
         self.score = score
         self.signals = signals
-
-
-def watched_signals(bundle: Bundle, config: Config) -> dict[str, Callable[[Outputs], NDArray[np.float64]]]:
-    """The configured signals that this bundle can give, each as a function of the observe graph's outputs.
-
-    Raises ConfigError where none of them applies.
-    """
-    manifest, source = bundle.manifest, bundle.source
-    found: dict[str, Callable[[Outputs], NDArray[np.float64]]] = {}
-    observed = "observe" in manifest.graphs
-    for name in config.drift.signals:
-        if name == "divergence" and observed and manifest.norms:
-            mean, var = source.moments_mean, source.moments_var
-            found[name] = lambda o: signals.divergence(o.moments, mean, var)  # type: ignore[arg-type]
-        elif name == "distance" and observed and manifest.features:
-            center, whiten = source.feature_mean, signals.whitening(source.feature_cov)
-            found[name] = lambda o: signals.distance(o.features, center, whiten)  # type: ignore[arg-type]
-        elif name == "entropy" and manifest.task == "classification":
-            found[name] = lambda o: signals.entropy(o.y)
-    if not found:
-        raise ConfigError(
-            f"drift.signals: none of {config.drift.signals} can be had from {bundle.path} ({_has(manifest)}); "
-            "name another"
-        )
-    return found
-
-
-def _has(manifest: Manifest) -> str:
-    return f"{manifest.task}, {len(manifest.norms)} norm layers, {manifest.features} features"
-
-
-def false_alarm_windows(accepted: AcceptedAlarms, bundle: Bundle) -> float:
-    """The accepted false alarms as an average run length in windows.
-
-    Raises ConfigError where they are set per time but the bundle has no rate.
-    """
-    if accepted.per == "windows":
-        return accepted.every
-    window = bundle.manifest.window
-    if window is None or window.rate is None:
-        raise ConfigError(
-            f"drift.false_alarms.per: the bundle {bundle.path} has no rate, so that {accepted.per!r} means nothing; "
-            "use `per: windows`"
-        )
-    return accepted.every * SECONDS[accepted.per] * window.rate / window.hop
 
 
 __all__ = ["Decision", "Event", "Pipeline", "Step", "StreamState"]

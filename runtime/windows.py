@@ -91,7 +91,9 @@ class Windower:
         self._end = end = first + count
         # One sum tells of NaN or Inf anywhere; which row it was matters only then. (A finite sum that overflows
         # float32 lands in the slow path as well, and is found harmless there.)
-        if not np.isfinite(values.sum()):
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = values.sum()
+        if not np.isfinite(total):
             bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
             if len(bad):
                 self._bad = first + int(bad[-1])
@@ -105,7 +107,7 @@ class Windower:
                     self.stream,
                     self.sequence,
                     time - after / self.rate if self.rate and after else time,
-                    [np.ascontiguousarray(buffer[start:stop].T)],
+                    [buffer[start:stop].T.copy(order="C")],
                     self._bad < start or not self._any_bad(start, stop),
                     labels[stop - 1 - first] if labels is not None and stop > first else None,
                     segment,
@@ -124,8 +126,8 @@ class Windower:
     def _drop_after_gap(self, time: float, count: int) -> None:
         if self._time is None or self.rate is None:
             return
-        silence = time - (count - 1) / self.rate - self._time
-        if silence > self.rows / self.rate:
+        missing = (time - self._time) * self.rate - count
+        if missing > self.rows:
             self.dropped += self._end - self._start
             self._start = self._end = self._skip = 0
             self._bad = -1

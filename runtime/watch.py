@@ -1,0 +1,85 @@
+"""What a pipeline watches: the configured signals that a bundle can give, and how often they may alarm falsely."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.drift.signals import distance, divergence, entropy, whitening
+from trimtab.runtime.bundle import Bundle
+from trimtab.runtime.config import Drift, FalseAlarms
+from trimtab.runtime.errors import ConfigError
+from trimtab.runtime.sessions import Outputs
+
+Signal = Callable[[Outputs], NDArray[np.float64]]
+"""From the observe graph's outputs for N samples to one figure each, `[N]`."""
+
+SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "week": 604800.0, "month": 2629800.0}
+
+
+def _divergence(bundle: Bundle) -> Signal | None:
+    if not bundle.manifest.norms:
+        return None
+    mean, var = bundle.source.moments_mean, bundle.source.moments_var
+
+    def signal(outputs: Outputs) -> NDArray[np.float64]:
+        return divergence(_observed(outputs.moments), mean, var)
+
+    return signal
+
+
+def _distance(bundle: Bundle) -> Signal | None:
+    if not bundle.manifest.features:
+        return None
+    mean, whiten = bundle.source.feature_mean, whitening(bundle.source.feature_cov)
+
+    def signal(outputs: Outputs) -> NDArray[np.float64]:
+        return distance(_observed(outputs.features), mean, whiten)
+
+    return signal
+
+
+def _entropy(bundle: Bundle) -> Signal | None:
+    if bundle.manifest.task != "classification":
+        return None
+    return lambda outputs: entropy(outputs.y)
+
+
+def _observed(tap: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    if tap is None:
+        raise TypeError("these outputs were served, not observed: they have no taps")
+    return tap
+
+
+def watched_signals(bundle: Bundle, drift: Drift) -> dict[str, Signal]:
+    """The configured signals that this bundle can give.
+
+    Raises ConfigError where there is none.
+    """
+    makers = {"divergence": _divergence, "distance": _distance, "entropy": _entropy}
+    found: dict[str, Signal] = {name: signal for name in drift.signals if (signal := makers[name](bundle)) is not None}
+    if not found:
+        manifest = bundle.manifest
+        raise ConfigError(
+            f"drift.signals: {bundle.path} ({manifest.task}, {len(manifest.norms)} norm layers, {manifest.features} "
+            f"features) gives none of {', '.join(drift.signals)}; name another"
+        )
+    return found
+
+
+def false_alarm_windows(accepted: FalseAlarms, bundle: Bundle) -> float:
+    """The accepted false alarms as an average run length in windows.
+
+    Raises ConfigError where they are set per time but the bundle has no rate.
+    """
+    if accepted.per == "windows":
+        return accepted.every
+    window = bundle.manifest.window
+    if window is None or window.rate is None:
+        raise ConfigError(
+            f"drift.false_alarms.per: the bundle {bundle.path} has no rate, so that {accepted.per!r} means nothing; "
+            "use `per: windows`"
+        )
+    return accepted.every * SECONDS[accepted.per] * window.rate / window.hop
