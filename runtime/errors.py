@@ -29,3 +29,7 @@ class ProviderError(TrimtabError):
 
 class InferenceError(RuntimeError):
     """ONNX Runtime failed on a batch; the sessions stay usable."""
+
+
+class ExportError(TrimtabError):
+    """A model, or what was said about it, cannot be made into a bundle."""

@@ -1,0 +1,136 @@
+"""`export`: a PyTorch module becomes a bundle."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from trimtab.exporters.assembly import Exported, assemble
+from trimtab.exporters.inputs import DEFAULT, Calibrations, PerInput, describe_inputs
+from trimtab.exporters.parity import TOLERANCE
+from trimtab.exporters.reference import Reference
+from trimtab.exporters.survey import Batch
+from trimtab.exporters.trace import prepare, to_tensor, trace
+from trimtab.runtime.bundle import Window
+from trimtab.runtime.errors import ExportError
+
+
+@dataclass
+class ExportSpec:
+    """Everything that `export` takes, so that `trimtab export MODULE:FUNCTION` needs nothing more."""
+
+    model: nn.Module
+    example_inputs: Any
+    source_batches: Iterable[Batch]
+    name: str
+    classes: Sequence[str] = ()
+    targets: Sequence[str] = ()
+    window: Window | None = None
+    channels: PerInput[str] = ()
+    mean: PerInput[float] = ()
+    std: PerInput[float] = ()
+    calibration: Calibrations = field(default_factory=lambda: DEFAULT)
+    head: str | None = None
+    frozen: Sequence[str] = ()
+    tolerance: float = TOLERANCE
+
+    def export(self, out: str | Path) -> Exported:
+        """Write the bundle into folder `out`."""
+        return export(**vars(self), out=out)
+
+
+def export(
+    model: nn.Module,
+    example_inputs: Any,
+    source_batches: Iterable[Batch],
+    out: str | Path,
+    *,
+    name: str,
+    classes: Sequence[str] = (),
+    targets: Sequence[str] = (),
+    window: Window | None = None,
+    channels: PerInput[str] = (),
+    mean: PerInput[float] = (),
+    std: PerInput[float] = (),
+    calibration: Calibrations = DEFAULT,
+    head: str | None = None,
+    frozen: Sequence[str] = (),
+    tolerance: float = TOLERANCE,
+) -> Exported:
+    """Export `model` as a bundle into folder `out`, after proof that its graphs compute what the model computes.
+
+    - `model` returns one tensor `[N, K]` (logits or values; `[N]` for one value) from standardised inputs. It is
+      exported in evaluation mode as float32, from a copy.
+    - `example_inputs`: one batch, for shapes and types: a tensor or array `[n, ...]`, a sequence of them (passed by
+      position), or a mapping (passed by keyword). Whole-number inputs (token ids) are no sensors and have no
+      calibration; the bundle takes them as float32.
+    - `source_batches`: batches of (inputs, labels or None) in sensor units and in recorded order, read once; what
+      the bundle remembers of the source (`runtime.bundle.Source`) is taken from them.
+    - `classes` (classification) or `targets` (regression): names of the K outputs.
+    - `window`: where samples `[channels, rows]` are cut from a stream of rows.
+    - `channels`, `mean`, `std`: per channel (axis 1), of the first input or as a mapping of input to values; the
+      graphs standardise, (x - mean) / std.
+    - `calibration`: what may be wrong with the wiring, for all inputs or as a mapping; None: nothing, ever. By default
+      gain and offset may be re-estimated, no sign and no order may change.
+    - `head`: dotted name of the last layer, whose input are the features; by default the last linear layer or
+      convolution that gives K channels, if it is the last one run.
+    - `frozen`: dotted names of norms to be left as they are.
+    - `tolerance`: greatest accepted max |a - b| / max(1, max |b|) between a graph and the model.
+
+    Raises ExportError, one sentence, where anything does not fit; nothing is written then.
+    """
+    if bool(classes) == bool(targets):
+        raise ExportError("give either classes (classification) or targets (regression)")
+    copied, notes = prepare(model)
+    by_name = isinstance(example_inputs, Mapping)
+    examples = _named_examples(model, example_inputs)
+    tensors = {key: to_tensor(value) for key, value in examples.items()}
+    for key, tensor in tensors.items():
+        if tensor.dim() < 2 or tensor.shape[0] < 1:
+            raise ExportError(
+                f"example_inputs: {key} has the shape {list(tensor.shape)}; give a batch [n, channels, ...] of one "
+                "sample or more"
+            )
+    inputs = describe_inputs(
+        {key: list(t.shape[1:]) for key, t in tensors.items()},
+        {key for key, t in tensors.items() if not t.is_floating_point()},
+        channels=channels,
+        mean=mean,
+        std=std,
+        calibration=calibration,
+    )
+    marked, found = trace(
+        copied, list(tensors.values()), inputs, by_name=by_name, head=head, frozen=frozen, notes=notes
+    )
+    return assemble(
+        marked,
+        source_batches,
+        Reference(copied, marked, found, by_name),
+        out,
+        name=name,
+        classes=classes,
+        targets=targets,
+        window=window,
+        tolerance=tolerance,
+        provenance={"from": "PyTorch module", "model": type(model).__name__, "head": found},
+    )
+
+
+def _named_examples(model: nn.Module, example: Any) -> dict[str, Any]:
+    """Example inputs by name; without names, those of the parameters of `forward`."""
+    if isinstance(example, Mapping):
+        return dict(example)
+    values = [example] if isinstance(example, (Tensor, np.ndarray)) else list(example)
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [n for n, p in inspect.signature(model.forward).parameters.items() if p.kind in kinds][: len(values)]
+    if len(names) < len(values):
+        names = [f"x{i}" for i in range(len(values))]
+    if names == ["input"]:  # nn.Sequential and its like
+        names = ["x"]
+    return dict(zip(names, values, strict=True))

@@ -1,0 +1,424 @@
+"""Lowering: one marked model becomes the four graphs of a bundle.
+
+- serve, observe: parameters are initializers named as in the layout. A batch norm is a `BatchNormalization` beside
+  its convolution, so that ONNX Runtime folds it away.
+- banked, probe: each sample takes its parameters from its row of the bank. A batch norm is `x * scale + shift`, its
+  scales and shifts computed for all layers together.
+- observe, probe: also give features, and the moments of each norm's input.
+
+How moments are taken. A variance as mean of squares minus square of the mean loses everything in float32 where the
+mean is large beside the deviation. So batch norms are split: the first half, z = (x - mean) / sqrt(var + eps), folds
+into the convolution, z is near to zero mean and unit variance, its moments are safe to take in one pass, and the
+moments of x follow from them; the second half applies weight and bias. In the probe graph, where mean and variance
+differ from sample to sample, the first half takes those of the source, and what is left is one scale and shift.
+Other norms have no such statistics: theirs are taken in two passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from trimtab.adapters.parameters import ParameterLayout
+from trimtab.exporters.drafting import Draft
+from trimtab.exporters.marked import DOMAIN, FEATURES, NORM, Layer, Marked
+from trimtab.runtime.bundle import Input
+
+Graph = Literal["serve", "observe", "banked", "probe"]
+RESERVED = ("y", "features", "moments", "slot", "bank")
+
+
+def lower(marked: Marked, which: Graph) -> onnx.ModelProto:
+    """The graph `which` of a marked model."""
+    return _Lowering(marked, which).run()
+
+
+class _Lowering:
+    """Walks through the marked graph once, copies what is not a marker, and puts nodes in place of what is."""
+
+    def __init__(self, marked: Marked, which: Graph) -> None:
+        self.marked = marked
+        self.banked = which in ("banked", "probe")
+        self.taps = which in ("observe", "probe")
+        self.draft = Draft()
+        self.layout: ParameterLayout = marked.layout()
+        self.layers = {layer.name: layer for layer in marked.layers}
+        self.parts: dict[str, str] = {}
+        """Parameter -> the value that holds it: `[size]`, or `[N, size]` where banked."""
+        self.affines: dict[str, tuple[str, str]] = {}
+        """Batch norm, where banked -> its scale and shift, each `[N, C]`."""
+        self.rename: dict[str, str] = {}
+        self.moments: dict[str, list[tuple[str, str]]] = {}
+        """Layer -> of each place where it is used, mean and variance (or mean of squares) `[N, C]`."""
+        self.features = ""
+
+    def run(self) -> onnx.ModelProto:
+        graph = self.marked.model.graph
+        output = graph.output[0].name
+        names = {i.name for i in self.marked.inputs}
+        taken = {*RESERVED, *(p.name for p in self.layout)} - names
+        for value in _values(graph):
+            if value in taken:
+                self.rename[value] = f"model/{value}"
+        for tensor in graph.initializer:
+            copy = onnx.TensorProto()
+            copy.CopyFrom(tensor)
+            copy.name = self.rename.get(tensor.name, tensor.name)
+            self.draft.initializers[copy.name] = copy
+        self._parameters()
+        for entry in self.marked.inputs:
+            self.rename[entry.name] = self._standardise(entry)
+        for node in graph.node:
+            if node.domain == DOMAIN and node.op_type == NORM:
+                self._norm(node)
+            elif node.domain == DOMAIN and node.op_type == FEATURES:
+                self._feature(node)
+            else:
+                self.draft.nodes.append(_renamed(node, self.rename))
+        shift = self._place("output.shift", 2, 0, [1])
+        self.draft.node("Add", self.rename.get(output, output), shift, out="y")
+        if self.moments:
+            self._join_moments()
+        return self._model()
+
+    # -- parameters ----------------------------------------------------------------------------------------------
+
+    def _parameters(self) -> None:
+        theta = self.marked.theta()
+        if not self.banked:
+            for p in self.layout:
+                self.parts[p.name] = self.draft.named(p.name, np.ascontiguousarray(theta[p.slice]))
+            return
+        rows = self.draft.node("Gather", "bank", "slot", axis=0)
+        cut = self.draft.split(rows, [p.size for p in self.layout])
+        self.parts = {p.name: value for p, value in zip(self.layout, cut, strict=True)}
+        batch = [layer for layer in self.marked.layers if layer.kind == "batch"]
+        for affine in sorted({(("weight" in b.values), ("bias" in b.values)) for b in batch}):
+            self._scales([b for b in batch if (("weight" in b.values), ("bias" in b.values)) == affine], *affine)
+
+    def _scales(self, layers: list[Layer], weighted: bool, biased: bool) -> None:
+        """Scale and shift of batch norms, all in one: a layer alone is too little work for a node."""
+        draft = self.draft
+        mean, var = (draft.concat([self.parts[b.parameter(p)] for b in layers]) for p in ("mean", "var"))
+        eps = np.concatenate([np.full(b.channels, b.eps, np.float32) for b in layers])[None]
+        scale = draft.node("Sqrt", draft.node("Add", var, draft.constant(eps)))
+        if weighted:
+            weight = draft.concat([self.parts[b.parameter("weight")] for b in layers])
+            scale = draft.node("Div", weight, scale)
+        else:
+            scale = draft.node("Reciprocal", scale)
+        if self.taps:  # the first half has taken the source's statistics off already
+            centre = np.concatenate([b.values["mean"] for b in layers])[None]
+            mean = draft.node("Sub", mean, draft.constant(centre))
+        shift = draft.node("Neg", draft.node("Mul", mean, scale))
+        if biased:
+            shift = draft.node("Add", draft.concat([self.parts[b.parameter("bias")] for b in layers]), shift)
+        if self.taps:
+            spread = np.concatenate([np.sqrt(b.values["var"] + np.float32(b.eps)) for b in layers])[None]
+            scale = draft.node("Mul", scale, draft.constant(spread))
+        sizes = [b.channels for b in layers]
+        for layer, a, b in zip(layers, draft.split(scale, sizes), draft.split(shift, sizes), strict=True):
+            self.affines[layer.name] = (a, b)
+
+    def _place(self, parameter: str, rank: int, samples: int, axes: Sequence[int], dims: Sequence[int] = ()) -> str:
+        """A parameter, shaped to be broadcast over a value of that rank."""
+        sizes = list(dims) or [self.layout[parameter].size]
+        return self._shaped(self.parts[parameter], rank, samples, axes, sizes)
+
+    def _shaped(self, value: str, rank: int, samples: int, axes: Sequence[int], sizes: Sequence[int]) -> str:
+        shape = [1] * rank
+        if self.banked:
+            shape[samples] = -1
+        for axis, size in zip(axes, sizes, strict=True):
+            shape[axis] = size
+        return self.draft.reshape(value, shape)
+
+    # -- inputs --------------------------------------------------------------------------------------------------
+
+    def _standardise(self, entry: Input) -> str:
+        """((gain * x[order] + offset) - mean) / std per channel, in an order that keeps float32's digits: where the
+        mean is large (pressure in pascal), x - mean is exact but x / std is not."""
+        draft, value, rank = self.draft, entry.name, len(entry.shape) + 1
+        if entry.name in self.marked.integers:
+            return draft.node("Cast", value, to=TensorProto.INT64)
+        column = [1, entry.shape[0]] + [1] * (rank - 2)
+        mean = np.asarray(entry.mean, np.float32).reshape(column) if entry.mean else None
+        if entry.calibration is not None:
+            name = f"input.{entry.name}"
+            if entry.calibration.orders:
+                order = draft.node("Cast", self.parts[f"{name}.order"], to=TensorProto.INT64)
+                if self.banked:
+                    order = draft.node("Unsqueeze", order, draft.constant(np.asarray([2], np.int64)))
+                    value = draft.node("GatherND", value, order, batch_dims=1)
+                else:
+                    value = draft.node("Gather", value, order, axis=1)
+            value = draft.node("Mul", value, self._place(f"{name}.gain", rank, 0, [1]))
+            offset = self._place(f"{name}.offset", rank, 0, [1])
+            if mean is not None:
+                offset = draft.node("Sub", offset, draft.constant(mean))
+            value = draft.node("Add", value, offset)
+        elif mean is not None:
+            value = draft.node("Sub", value, draft.constant(mean))
+        if entry.std:
+            std = np.asarray(entry.std, np.float64).reshape(column)
+            value = draft.node("Mul", value, draft.constant((1.0 / std).astype(np.float32)))
+        return value
+
+    # -- norms ---------------------------------------------------------------------------------------------------
+
+    def _norm(self, node: onnx.NodeProto) -> None:
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        layer = self.layers[attributes["layer"].decode()]
+        shape = list(attributes["shape"])
+        x = self.rename.get(node.input[0], node.input[0])
+        if layer.kind == "batch":
+            value = self._batch(layer, x, shape)
+        else:
+            if self.taps:
+                self._tap_twice(layer, x, shape)
+            value = self._other(layer, x, shape)
+        self.rename[node.output[0]] = value
+
+    def _batch(self, layer: Layer, x: str, shape: list[int]) -> str:
+        draft = self.draft
+        ones = draft.constant(np.ones(layer.channels, np.float32))
+        zeros = draft.constant(np.zeros(layer.channels, np.float32))
+        if self.taps:
+            if self.banked:
+                mean, var = (draft.constant(layer.values[p]) for p in ("mean", "var"))
+            else:
+                mean, var = (self.parts[layer.parameter(p)] for p in ("mean", "var"))
+            x = draft.node("BatchNormalization", x, ones, zeros, mean, var, epsilon=layer.eps)
+            self._tap_once(layer, x, shape)
+        if self.banked:
+            return self._scaled(layer, x, shape, self.affines[layer.name])
+        weight = self.parts[layer.parameter("weight")] if "weight" in layer.values else ones
+        bias = self.parts[layer.parameter("bias")] if "bias" in layer.values else zeros
+        if self.taps:
+            if (weight, bias) == (ones, zeros):
+                return x
+            return draft.node("BatchNormalization", x, weight, bias, zeros, ones, epsilon=0.0)
+        mean, var = (self.parts[layer.parameter(p)] for p in ("mean", "var"))
+        return draft.node("BatchNormalization", x, weight, bias, mean, var, epsilon=layer.eps)
+
+    def _scaled(self, layer: Layer, x: str, shape: list[int], affine: tuple[str | None, str | None]) -> str:
+        """x * scale + shift, per sample `[N, C]` where banked, else `[C]`."""
+        draft, fold = self.draft, self.banked and layer.fold > 1
+        rank = len(shape) + fold
+        axes = [a + fold for a in layer.axes(len(shape))]
+        sizes = list(layer.dims) or [layer.channels]
+        if fold:
+            x = draft.reshape(x, [-1, layer.fold, *shape[1:]])
+        for op, value in zip(("Mul", "Add"), affine, strict=True):
+            if value is not None:
+                x = draft.node(op, x, self._shaped(value, rank, layer.samples_axis, axes, sizes))
+        return draft.reshape(x, shape) if fold else x
+
+    def _other(self, layer: Layer, x: str, shape: list[int]) -> str:
+        draft = self.draft
+        weight = self.parts[layer.parameter("weight")] if "weight" in layer.values else None
+        bias = self.parts[layer.parameter("bias")] if "bias" in layer.values else None
+        if layer.kind == "bias":
+            return self._scaled(layer, x, shape, (None, bias))
+        if layer.kind == "layer":
+            first = len(shape) - len(layer.dims)
+            if self.banked or len(layer.dims) > 1:
+                ones = draft.constant(np.ones(layer.dims, np.float32))
+                x = draft.node("LayerNormalization", x, ones, axis=first, epsilon=layer.eps)
+                return self._scaled(layer, x, shape, (weight, bias))
+            scale = weight or draft.constant(np.ones(layer.dims, np.float32))
+            return draft.node("LayerNormalization", x, scale, *([bias] if bias else []), axis=first, epsilon=layer.eps)
+        if layer.kind == "instance" and not self.banked and weight and bias:
+            return draft.node("InstanceNormalization", x, weight, bias, epsilon=layer.eps)
+        groups = layer.groups if layer.kind == "group" else layer.channels
+        ones, zeros = draft.constant(np.ones(groups, np.float32)), draft.constant(np.zeros(groups, np.float32))
+        if layer.kind == "group":
+            x = draft.reshape(x, [0, groups, -1])
+        x = draft.node("InstanceNormalization", x, ones, zeros, epsilon=layer.eps)
+        if layer.kind == "group":
+            x = draft.reshape(x, shape)
+        return self._scaled(layer, x, shape, (weight, bias))
+
+    # -- taps ----------------------------------------------------------------------------------------------------
+
+    def _reduced(self, layer: Layer, x: str, shape: list[int]) -> tuple[str, list[int]]:
+        """x with its samples apart, and the axes that moments are taken over."""
+        fold = int(layer.fold > 1)
+        if fold:
+            x = self.draft.reshape(x, [-1, layer.fold, *shape[1:]])
+        kept = {layer.samples_axis, *(a + fold for a in layer.axes(len(shape)))}
+        return x, [a for a in range(len(shape) + fold) if a not in kept]
+
+    def _tap_once(self, layer: Layer, z: str, shape: list[int]) -> None:
+        """Mean and mean square of z, where it has about zero mean and unit variance."""
+        draft = self.draft
+        z, axes = self._reduced(layer, z, shape)
+        if not axes:
+            self._tap(layer, z, self._nothing(z))
+            return
+        square = draft.node("Mul", z, z)
+        if layer.fold == 1:  # ONNX Runtime's blocked layout (NCHWc) knows this pooling, but no reduction
+            mean, second = (
+                draft.reshape(draft.node("GlobalAveragePool", v), [-1, layer.channels]) for v in (z, square)
+            )
+        else:
+            mean, second = (draft.average(v, axes) for v in (z, square))
+        self._tap(layer, mean, draft.node("Sub", second, draft.node("Mul", mean, mean)))
+
+    def _tap_twice(self, layer: Layer, x: str, shape: list[int]) -> None:
+        draft = self.draft
+        x, axes = self._reduced(layer, x, shape)
+        flat = [-1, layer.channels]
+        if not axes:
+            self._tap(layer, draft.reshape(x, flat), self._nothing(draft.reshape(x, flat)))
+            return
+        mean = draft.average(x, axes, keep=True)
+        centred = draft.node("Sub", x, mean)
+        var = draft.average(draft.node("Mul", centred, centred), axes)
+        self._tap(layer, draft.reshape(mean, flat), draft.reshape(var, flat))
+
+    def _nothing(self, like: str) -> str:
+        """Variances of exactly zero: a value `[N, C]` has no spread within a sample."""
+        zero = helper.make_tensor("value", TensorProto.FLOAT, [1], [0.0])
+        return self.draft.node("ConstantOfShape", self.draft.node("Shape", like), value=zero)
+
+    def _tap(self, layer: Layer, mean: str, var: str) -> None:
+        self.moments.setdefault(layer.name, []).append((mean, var))
+
+    def _join_moments(self) -> None:
+        """`moments [N, 2, M]`, z's moments turned into x's."""
+        draft = self.draft
+        means, variances = [], []
+        for layer in self.marked.layers:
+            mean, var = self._pooled(self.moments[layer.name])
+            means.append(mean)
+            variances.append(var)
+        mean = draft.concat(means)
+        var = draft.node("Max", draft.concat(variances), draft.constant(np.zeros((1, 1), np.float32)))
+        if any(layer.kind == "batch" for layer in self.marked.layers):
+            centre, spread = self._centres()
+            mean = draft.node("Add", draft.node("Mul", mean, spread), centre)
+            var = draft.node("Mul", var, draft.node("Mul", spread, spread))
+        axis = draft.constant(np.asarray([1], np.int64))
+        draft.node(
+            "Concat", draft.node("Unsqueeze", mean, axis), draft.node("Unsqueeze", var, axis), out="moments", axis=1
+        )
+
+    def _pooled(self, uses: list[tuple[str, str]]) -> tuple[str, str]:
+        """Moments of a norm that is used in several places: of all its inputs together, each place weighing the same."""
+        if len(uses) == 1:
+            return uses[0]
+        draft = self.draft
+        mean = draft.node("Mean", *(m for m, _ in uses))
+        seconds = [draft.node("Add", v, draft.node("Mul", m, m)) for m, v in uses]
+        return mean, draft.node("Sub", draft.node("Mean", *seconds), draft.node("Mul", mean, mean))
+
+    def _centres(self) -> tuple[str, str]:
+        """What z = (x - centre) / spread took off, over all channels `[M]`: of other norms than batch norms, 0 and 1."""
+        draft = self.draft
+        layers = self.marked.layers
+        if self.banked:
+            zeros, ones = ((lambda n, v=v: np.full(n, v, np.float32)) for v in (0, 1))
+            centre = [b.values["mean"] if b.kind == "batch" else zeros(b.channels) for b in layers]
+            spread = [
+                np.sqrt(b.values["var"] + np.float32(b.eps)) if b.kind == "batch" else ones(b.channels) for b in layers
+            ]
+            return draft.constant(np.concatenate(centre)), draft.constant(np.concatenate(spread))
+        centres, spreads = [], []
+        for b in layers:
+            if b.kind == "batch":
+                eps = draft.constant(np.asarray([b.eps], np.float32))
+                centres.append(self.parts[b.parameter("mean")])
+                spreads.append(draft.node("Sqrt", draft.node("Add", self.parts[b.parameter("var")], eps)))
+            else:
+                centres.append(draft.constant(np.zeros(b.channels, np.float32)))
+                spreads.append(draft.constant(np.ones(b.channels, np.float32)))
+        return draft.concat(centres, axis=0), draft.concat(spreads, axis=0)
+
+    # -- features and the whole ----------------------------------------------------------------------------------
+
+    def _feature(self, node: onnx.NodeProto) -> None:
+        shape = list(next(a for a in node.attribute if a.name == "shape").ints)
+        x = self.rename.get(node.input[0], node.input[0])
+        axis = self.marked.features_axis % len(shape)
+        if self.taps:
+            rest = [a for a in range(1, len(shape)) if a != axis]
+            if rest:
+                self.draft.node(
+                    "ReduceMean", x, self.draft.constant(np.asarray(rest, np.int64)), out="features", keepdims=0
+                )
+            else:
+                self.draft.node("Identity", x, out="features")
+        shift = self._place("feature.shift", len(shape), 0, [axis])
+        self.rename[node.output[0]] = self.draft.node("Add", x, shift)
+
+    def _model(self) -> onnx.ModelProto:
+        def value(name: str, shape: Sequence[int | str], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+            return helper.make_tensor_value_info(name, kind, list(shape))
+
+        inputs = [value(i.name, ["N", *i.shape]) for i in self.marked.inputs]
+        if self.banked:
+            inputs += [value("slot", ["N"], TensorProto.INT64), value("bank", ["S", self.layout.size])]
+        outputs = [value("y", ["N", self.marked.outputs])]
+        if self.taps and self.marked.features:
+            outputs.append(value("features", ["N", self.marked.features]))
+        if self.moments:
+            outputs.append(value("moments", ["N", 2, sum(b.channels for b in self.marked.layers)]))
+        used = {name for node in self.draft.nodes for name in _read(node)}
+        named = {p.name for p in self.layout}
+        tensors = [t for name, t in self.draft.initializers.items() if name in used or name in named]
+        graph = helper.make_graph(self.draft.nodes, "trimtab", inputs, outputs, tensors)
+        model = helper.make_model(
+            graph,
+            opset_imports=[o for o in self.marked.model.opset_import if o.domain != DOMAIN],
+            functions=list(self.marked.model.functions),
+            ir_version=self.marked.model.ir_version,
+            producer_name="trimtab",
+        )
+        onnx.checker.check_model(model)
+        return model
+
+
+def _values(graph: onnx.GraphProto) -> set[str]:
+    """All names of values in a graph, its inputs aside."""
+    names = {t.name for t in graph.initializer}
+    for node in graph.node:
+        names.update(node.output)
+    return names
+
+
+def _read(node: onnx.NodeProto) -> set[str]:
+    """The values that a node reads, also from within its subgraphs."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                names |= _read(inner)
+            names.update(o.name for o in graph.output)
+    return names
+
+
+def _renamed(node: onnx.NodeProto, names: dict[str, str]) -> onnx.NodeProto:
+    """A copy of `node` that reads and writes other names, also within its subgraphs."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    _rename(copy, names)
+    return copy
+
+
+def _rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
+    for field in (node.input, node.output):
+        for i, name in enumerate(field):
+            field[i] = names.get(name, name)
+    for attribute in node.attribute:
+        if attribute.type not in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+            continue
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                _rename(inner, names)
+            for output in graph.output:
+                output.name = names.get(output.name, output.name)

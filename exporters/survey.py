@@ -1,0 +1,185 @@
+"""What a bundle remembers of the source data: everything in `runtime.bundle.Source`, from one pass of the observe graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from trimtab.drift import signals
+from trimtab.exporters.marked import Array, Marked
+from trimtab.runtime.bundle import Input
+from trimtab.runtime.errors import ExportError
+
+Batch = tuple[Any, Any]
+"""Inputs (an array; a sequence of arrays; or a mapping of input name to array) and labels `[n]`, or None."""
+
+KEPT = 64
+"""Source samples kept for the comparison of the graphs."""
+
+
+@dataclass
+class Survey:
+    source: dict[str, NDArray[Any]]
+    """The fields of `runtime.bundle.Source`, and `reference.<signal>`."""
+    samples: dict[str, Array]
+    """The first source samples, at most KEPT, per input."""
+    count: int
+    labelled: bool
+
+
+def session(graph: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def named(inputs: Any, entries: Sequence[Input], where: str) -> dict[str, Array]:
+    """One batch's inputs by name, float32. Raises ExportError where names, number or shapes do not fit."""
+    names = [e.name for e in entries]
+    if isinstance(inputs, Mapping):
+        arrays = dict(inputs)
+    elif isinstance(inputs, (list, tuple)):
+        arrays = dict(zip(names, inputs, strict=False)) if len(inputs) == len(names) else {}
+    else:
+        arrays = {names[0]: inputs}
+    if set(arrays) != set(names):
+        raise ExportError(f"{where}: the model's inputs are {', '.join(names)}; give one array for each")
+    out: dict[str, Array] = {}
+    for entry in entries:
+        value = np.asarray(arrays[entry.name], np.float32)
+        if value.ndim == 0 or list(value.shape[1:]) != entry.shape:
+            raise ExportError(
+                f"{where}: {entry.name} has the shape {list(value.shape)} where [n, {', '.join(map(str, entry.shape))}] "
+                "is needed"
+            )
+        if not np.isfinite(value).all():
+            raise ExportError(f"{where}: {entry.name} holds NaN or infinity; source data must be whole")
+        out[entry.name] = value
+    if len({len(v) for v in out.values()}) != 1:
+        raise ExportError(f"{where}: the inputs differ in their number of samples")
+    return out
+
+
+def survey(graph: bytes, marked: Marked, task: str, batches: Iterable[Batch]) -> Survey:
+    """Run the observe `graph` over the source and take its statistics. Labels serve where every batch has them.
+
+    Covariances are of the population (divided by n). Raises ExportError where a batch does not fit.
+    """
+    run = session(graph)
+    wanted = [o.name for o in run.get_outputs()]
+    taken: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
+    labels: list[NDArray[Any]] = []
+    samples: list[dict[str, Array]] = []
+    moments = _InputMoments(marked)
+    count = 0
+    for number, (inputs, given) in enumerate(batches):
+        where = f"source batch {number}"
+        arrays = named(inputs, marked.inputs, where)
+        n = len(next(iter(arrays.values())))
+        if n == 0:
+            continue
+        for name, value in zip(wanted, run.run(wanted, arrays), strict=True):
+            taken[name].append(value)
+        if given is not None:
+            labels.append(_labels(given, n, task, marked.outputs, where))
+        if count < KEPT:
+            samples.append({name: value[: KEPT - count] for name, value in arrays.items()})
+        moments.add(arrays)
+        count += n
+    if not count:
+        raise ExportError("the source holds no sample; give batches of (inputs, labels or None)")
+    outputs = {name: np.concatenate(values) for name, values in taken.items()}
+    if not all(np.isfinite(v).all() for v in outputs.values()):
+        raise ExportError("the model gives NaN or infinity on the source data")
+    truth = np.concatenate(labels) if labels else None
+    if truth is not None and len(truth) != count:
+        raise ExportError("some source batches have labels and some have none; give labels with all or with none")
+    kept = {e.name: np.concatenate([s[e.name] for s in samples]) for e in marked.inputs}
+    source = {"theta": marked.theta(), **moments.result(), **statistics(marked, task, outputs, truth)}
+    return Survey(source, kept, count, truth is not None)
+
+
+def statistics(
+    marked: Marked, task: str, outputs: dict[str, NDArray[Any]], labels: NDArray[Any] | None
+) -> dict[str, NDArray[Any]]:
+    """The statistics of outputs, features and moments, and the reference signals of each sample in order."""
+    y = outputs["y"]
+    source: dict[str, NDArray[Any]] = {}
+    channels = sum(layer.channels for layer in marked.layers)
+    moments = outputs.get("moments", np.zeros((len(y), 2, 0), np.float32))
+    mean = moments[:, 0].mean(0, dtype=np.float64)
+    var = moments[:, 1].mean(0, dtype=np.float64) + moments[:, 0].var(0, dtype=np.float64)
+    source["moments_mean"], source["moments_var"] = mean, var
+
+    features = outputs.get("features", np.zeros((len(y), 0), np.float32)).astype(np.float64)
+    source["feature_mean"], source["feature_cov"] = _gaussian(features)
+    classes = marked.outputs if task == "classification" else 0
+    size = features.shape[1]
+    source["class_feature_mean"] = np.zeros((classes, size))
+    source["class_feature_cov"] = np.zeros((classes, size, size))
+    if task == "classification":
+        members = y.argmax(1) if labels is None else labels
+        source["class_prior"] = np.bincount(members, minlength=classes) / len(members)
+        for k in np.unique(members):
+            source["class_feature_mean"][k], source["class_feature_cov"][k] = _gaussian(features[members == k])
+        source["reference.entropy"] = signals.entropy(y)
+    else:
+        source["class_prior"] = (y if labels is None else labels).mean(0, dtype=np.float64)
+    if channels:
+        source["reference.divergence"] = signals.divergence(moments, mean, var)
+    if size:
+        whiten = signals.whitening(source["feature_cov"])
+        source["reference.distance"] = signals.distance(features, source["feature_mean"], whiten)
+    return source
+
+
+def _gaussian(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    mean = values.mean(0)
+    centred = values - mean
+    return mean, centred.T @ centred / len(values)
+
+
+def _labels(given: Any, n: int, task: str, outputs: int, where: str) -> NDArray[Any]:
+    """Labels `[n]` (classes) or `[n, K]` (targets), checked."""
+    array = np.asarray(given)
+    if task == "regression":
+        array = array.astype(np.float64).reshape(len(array), -1) if array.ndim else array
+        if array.shape != (n, outputs):
+            raise ExportError(f"{where}: the labels must have the shape [{n}, {outputs}]")
+        return array
+    if array.shape != (n,) or not np.all(array == np.floor(array)) or not np.all((array >= 0) & (array < outputs)):
+        raise ExportError(f"{where}: the labels must be {n} class numbers from 0 to {outputs - 1}")
+    return array.astype(np.int64)
+
+
+class _InputMoments:
+    """Mean and variance per channel of the first calibrated input, in sensor units."""
+
+    def __init__(self, marked: Marked) -> None:
+        calibrated = [e for e in marked.inputs if e.calibration is not None]
+        self.entry = calibrated[0] if calibrated else None
+        self.means: list[NDArray[np.float64]] = []
+        self.variances: list[NDArray[np.float64]] = []
+        self.counts: list[int] = []
+
+    def add(self, arrays: dict[str, Array]) -> None:
+        if self.entry is None:
+            return
+        value = arrays[self.entry.name]
+        value = np.moveaxis(value, 1, -1).reshape(-1, value.shape[1]).astype(np.float64)
+        self.means.append(value.mean(0))
+        self.variances.append(value.var(0))
+        self.counts.append(len(value))
+
+    def result(self) -> dict[str, NDArray[np.float64]]:
+        if self.entry is None:
+            return {"input_mean": np.zeros(0), "input_var": np.zeros(0)}
+        weights = np.asarray(self.counts, np.float64) / sum(self.counts)
+        means = np.stack(self.means)
+        mean = weights @ means
+        return {"input_mean": mean, "input_var": weights @ (np.stack(self.variances) + (means - mean) ** 2)}
