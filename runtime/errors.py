@@ -33,3 +33,7 @@ class InferenceError(RuntimeError):
 
 class ExportError(TrimtabError):
     """A model, or what was said about it, cannot be made into a bundle."""
+
+
+class JournalError(TrimtabError):
+    """The journal cannot be used: of a newer trimtab, damaged, in use, or not writable."""

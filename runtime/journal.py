@@ -1,0 +1,249 @@
+"""What the daemon must not forget: one SQLite file, written by one transaction a turn of the pipeline.
+
+The order that makes decisions look as if each was made exactly once:
+
+1. the pipeline turns; what it says, the state after it, and the marks of the messages that are done with are committed
+   here, together;
+2. only then is it published; a row leaves `outbox` when the broker has confirmed it;
+3. only then are the messages acknowledged to the broker.
+
+Killed between 1 and 2, the same bytes are published after the restart; killed between 2 and 3, the messages come again,
+are known by their marks, and are acknowledged without being looked at. Killed before 1, nothing was said yet.
+
+The write-ahead log is not synced at every commit (`synchronous=NORMAL`): what is committed survives the death of the
+process, which is what happens; a power cut may lose the last moments, but never the file. `sync: full` closes that gap
+at the price of one disk flush a turn.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from trimtab.runtime.errors import JournalError
+
+SCHEMA = 1
+MARKS = 8192
+"""Marks of messages kept at the least, newest first."""
+COMMANDS = 1000
+"""Results of commands kept."""
+
+TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE outbox (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL, retain INTEGER NOT NULL);
+CREATE TABLE marks (id INTEGER PRIMARY KEY, mark BLOB NOT NULL);
+CREATE TABLE streams (name TEXT PRIMARY KEY, decided INTEGER NOT NULL, snapshot TEXT NOT NULL, rows BLOB) WITHOUT ROWID;
+CREATE TABLE versions (stream TEXT NOT NULL, number INTEGER NOT NULL, parent INTEGER, method TEXT NOT NULL,
+ evidence TEXT NOT NULL, time REAL NOT NULL, theta BLOB NOT NULL, PRIMARY KEY (stream, number));
+CREATE TABLE in_use (stream TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE commands (id TEXT PRIMARY KEY, time REAL NOT NULL, result BLOB NOT NULL);
+"""
+"""streams.rows: the open window's float32 rows. versions.theta: float32, little-endian. in_use: which version is."""
+
+Version = tuple[int, int | None, str, str, float, bytes]
+"""As `Versions.to_rows` gives them: number, parent, method, evidence as JSON, time, theta."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message to publish; `payload` is sent as it is, however often."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one transaction writes."""
+
+    messages: Sequence[Message] = ()
+    marks: Sequence[bytes] = ()
+    """Of the input messages that are done with."""
+    streams: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """Snapshots of the streams that changed (`Pipeline.snapshot`)."""
+    versions: Mapping[str, tuple[dict[str, Any], list[Version]]] = field(default_factory=dict)
+    """State and rows of the versions of the streams where they changed (`Versions.state`, `Versions.to_rows`)."""
+    confirmed: int | None = None
+    """The broker has every message up to this number."""
+    commands: Sequence[tuple[str, bytes]] = ()
+    """Number and result of commands that gave a number."""
+
+
+class Journal:
+    """The journal in file `path`, for the bundle whose manifest has the hash `bundle`.
+
+    What an older bundle left: messages still to be published, marks and window numbers are kept (a number is never
+    given twice); windows, drift state and versions of that bundle mean nothing to this one and are dropped, which
+    `started_anew` then says.
+
+    Raises JournalError where the file is of a newer trimtab, is damaged, cannot be written, or is in use.
+    """
+
+    def __init__(self, path: Path, bundle: str, sync: Literal["normal", "full"] = "normal") -> None:
+        self.path = path
+        self.started_anew = False
+        try:
+            self._db = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
+            try:
+                self._open(bundle, sync)
+            except BaseException:
+                self._db.close()
+                raise
+        except sqlite3.Error as error:
+            raise JournalError(f"{path}: {_reason(error)}") from None
+
+    def _open(self, bundle: str, sync: str) -> None:
+        db = self._db
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")  # one daemon a journal: a second one is told so at once
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute(f"PRAGMA synchronous={'FULL' if sync == 'full' else 'NORMAL'}")
+        db.execute("BEGIN EXCLUSIVE")
+        if not db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            for statement in TABLES.split(";\n"):
+                if statement.strip():
+                    db.execute(statement)
+            db.execute("INSERT INTO meta VALUES ('schema', ?), ('bundle', ?)", (str(SCHEMA), bundle))
+        else:
+            meta = dict(db.execute("SELECT key, value FROM meta"))
+            schema = int(meta["schema"])
+            if schema > SCHEMA:
+                raise JournalError(
+                    f"{self.path}: was written by a newer trimtab (schema {schema}; this one knows {SCHEMA}); "
+                    "update trimtab, or name another file under `journal`"
+                )
+            if meta["bundle"] != bundle:
+                self._adopt(bundle)
+                self.started_anew = True
+        db.execute("COMMIT")
+        self._outbox = int(db.execute("SELECT coalesce(max(id), 0) FROM outbox").fetchone()[0])
+        self._mark = int(db.execute("SELECT coalesce(max(id), 0) FROM marks").fetchone()[0])
+
+    def adopt(self, bundle: str) -> None:
+        """Serve another bundle from now on: keep numbers, marks and messages, drop the rest."""
+        self._db.execute("BEGIN")
+        self._adopt(bundle)
+        self._db.execute("COMMIT")
+
+    def _adopt(self, bundle: str) -> None:
+        self._db.execute("UPDATE streams SET snapshot = 'null', rows = NULL")
+        self._db.execute("DELETE FROM versions")
+        self._db.execute("DELETE FROM in_use")
+        self._db.execute("UPDATE meta SET value = ? WHERE key = 'bundle'", (bundle,))
+
+    # -- what is remembered -----------------------------------------------------------------------------------------
+
+    def unconfirmed(self) -> list[tuple[int, Message]]:
+        """What may not have reached the broker, in order."""
+        rows = self._db.execute("SELECT id, topic, payload, retain FROM outbox ORDER BY id")
+        return [(n, Message(topic, payload, bool(retain))) for n, topic, payload, retain in rows]
+
+    def marks(self) -> list[bytes]:
+        """Of the newest messages that are done with, oldest first."""
+        return [mark for (mark,) in self._db.execute("SELECT mark FROM marks ORDER BY id")]
+
+    def streams(self) -> dict[str, tuple[int, dict[str, Any] | None]]:
+        """How many windows of each stream are decided, and its snapshot; None where that was another bundle's."""
+        found: dict[str, tuple[int, dict[str, Any] | None]] = {}
+        for name, decided, text, rows in self._db.execute("SELECT name, decided, snapshot, rows FROM streams"):
+            snapshot = json.loads(text)
+            if snapshot is not None and rows is not None:
+                snapshot["window"]["rows"] = rows
+            found[name] = (decided, snapshot)
+        return found
+
+    def versions(self) -> dict[str, tuple[dict[str, Any], list[Version]]]:
+        """State and rows of each stream's versions."""
+        found: dict[str, tuple[dict[str, Any], list[Version]]] = {
+            stream: (json.loads(state), []) for stream, state in self._db.execute("SELECT stream, state FROM in_use")
+        }
+        for stream, *row in self._db.execute("SELECT * FROM versions ORDER BY stream, number"):
+            number, parent, method, evidence, moment, theta = row
+            found[stream][1].append((number, parent, method, evidence, moment, theta))
+        return found
+
+    def filters(self) -> list[str]:
+        """The topic filters that the broker's session may still hold."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'filters'").fetchone()
+        return list(json.loads(row[0])) if row else []
+
+    def subscribed(self, filters: Sequence[str]) -> None:
+        """Remember what the broker has been asked for: a session outlives a change of the configuration."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('filters', ?)", (json.dumps(list(filters)),))
+
+    def command(self, number: str) -> bytes | None:
+        """The result of the command of that number, where it was done before."""
+        row = self._db.execute("SELECT result FROM commands WHERE id = ?", (number,)).fetchone()
+        return row[0] if row else None
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def write(self, turn: Turn) -> list[int]:
+        """Commit a turn. Returns the numbers of its messages; raises JournalError where it cannot be written."""
+        db = self._db
+        numbers = list(range(self._outbox + 1, self._outbox + 1 + len(turn.messages)))
+        marks = list(enumerate(turn.marks, self._mark + 1))
+        try:
+            db.execute("BEGIN")
+            try:
+                if turn.confirmed is not None:
+                    db.execute("DELETE FROM outbox WHERE id <= ?", (turn.confirmed,))
+                if numbers:
+                    rows = zip(numbers, turn.messages, strict=True)
+                    db.executemany(
+                        "INSERT INTO outbox VALUES (?, ?, ?, ?)", [(n, m.topic, m.payload, m.retain) for n, m in rows]
+                    )
+                if marks:
+                    db.executemany("INSERT INTO marks VALUES (?, ?)", marks)
+                    # Whole strides: a delete at every turn would cost more than the few rows are worth.
+                    if self._mark // 1024 != marks[-1][0] // 1024:
+                        db.execute("DELETE FROM marks WHERE id <= ?", (marks[-1][0] - MARKS,))
+                if turn.streams:
+                    db.executemany("INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?)", _streams(turn.streams))
+                for stream, (state, versions) in turn.versions.items():
+                    db.execute("INSERT OR REPLACE INTO in_use VALUES (?, ?)", (stream, json.dumps(state)))
+                    db.execute("DELETE FROM versions WHERE stream = ?", (stream,))
+                    db.executemany(
+                        "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?)", [(stream, *row) for row in versions]
+                    )
+                for number, result in turn.commands:
+                    db.execute("INSERT OR REPLACE INTO commands VALUES (?, ?, ?)", (number, time.time(), result))
+                if turn.commands:
+                    db.execute("DELETE FROM commands WHERE rowid <= (SELECT max(rowid) FROM commands) - ?", (COMMANDS,))
+                db.execute("COMMIT")
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise JournalError(f"{self.path}: cannot be written ({error}); see whether the disk is full") from None
+        self._outbox += len(numbers)
+        self._mark += len(marks)
+        return numbers
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file, and close it."""
+        self._db.close()
+
+
+def _streams(snapshots: Mapping[str, dict[str, Any]]) -> Iterable[tuple[str, int, str, bytes | None]]:
+    for name, snapshot in snapshots.items():
+        window = snapshot["window"]
+        rows = None
+        if window is not None:
+            rows = window["rows"]
+            snapshot = {**snapshot, "window": {k: v for k, v in window.items() if k != "rows"}}
+        yield name, snapshot["decided"], json.dumps(snapshot), rows
+
+
+def _reason(error: sqlite3.Error) -> str:
+    text = str(error)
+    if "locked" in text:
+        return "is in use by another daemon; stop it, or name another file under `journal`"
+    if "unable to open" in text or "readonly" in text or "read-only" in text:
+        return f"cannot be written ({text}); see that its folder exists and is this user's"
+    return f"is no journal, or is damaged ({text}); move it away to start with an empty one"
