@@ -387,8 +387,19 @@ class Pipeline:
             stream.window = snapshot["window"]
         stream.decided = int(snapshot["decided"])
         stream.sequence = stream.windower.sequence if stream.windower is not None else stream.decided
-        stream.monitor.restore(snapshot["monitor"])
+        try:
+            stream.monitor.restore(snapshot["monitor"])
+        except ValueError as error:  # the detectors were configured anew
+            log.warning("%s: its drift detectors start anew: %s", name, error)
+            stream.monitor = self._new_monitor()
         stream.adaptation.restore(snapshot["adaptation"])
+
+    def renumber(self, name: str, decided: int) -> None:
+        """Begin stream `name` anew, but never give a window number below `decided` again."""
+        stream = self.stream(name)
+        stream.decided = stream.sequence = decided
+        if stream.windower is not None:
+            stream.windower.sequence = decided
 
 
 class Result:
