@@ -1,0 +1,130 @@
+"""The detectors by name: what each watches for, its options, where it comes from, and how to build one.
+
+A detector's module is imported when it is first built.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.drift.detector import Detector
+
+SHORTEST, LONGEST = 10.0, 1e9
+"""Accepted run lengths, in values."""
+
+ENOUGH = 200
+"""Finite values that a reference must hold; thresholds from fewer would be worth less than those from theory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting of a detector."""
+
+    kind: type[int] | type[float] | type[list[float]] | type[bool]
+    default: Any
+    low: float
+    high: float
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One detector of the catalogue."""
+
+    where: str
+    """`module:class`."""
+    watches: str
+    options: dict[str, Option]
+    calibration: str
+    """How the accepted run length becomes a threshold."""
+    reference: str
+    values: str = "any"
+    """`any` number, or only `0..1`."""
+
+
+_WARMUP = Option(int, 64, 8, 100000, "values from which the baseline is learnt before the first test")
+_MEMORY = Option(int, 5000, 8, 10**9, "values that the baseline remembers; older ones fade")
+_RIVER = "trimtab.drift.river_adapter:"
+
+CATALOGUE: dict[str, Entry] = {
+    "sprt": Entry(
+        "trimtab.drift.sprt:Sprt",
+        "a lasting shift of the mean, up or down",
+        {
+            "shifts": Option(
+                list, None, 0.05, 6, "shifts to detect fastest, in deviations; default 1, or as the reference asks"
+            ),
+            "warmup": _WARMUP,
+            "memory": _MEMORY,
+        },
+        "exact for Gaussian values; bootstrap of the reference where there is one",
+        "Wald 1945; Page 1954; Hawkins 1987",
+    ),
+}
+
+
+def names() -> list[str]:
+    """The names of all detectors."""
+    return list(CATALOGUE)
+
+
+def describe(name: str) -> Entry:
+    """The entry of one detector. Raises ValueError on an unknown name."""
+    try:
+        return CATALOGUE[name]
+    except KeyError:
+        raise ValueError(f"detector {name!r} is unknown; choose one of {', '.join(CATALOGUE)}") from None
+
+
+def build(
+    name: str,
+    *,
+    every: float,
+    options: Mapping[str, Any] | None = None,
+    reference: NDArray[np.float64] | None = None,
+) -> Detector:
+    """A detector that gives one false alarm in `every` values on average.
+
+    `reference [n]`: the signal recorded in order without drift; it calibrates the detectors that can use one. It is
+    left out where it holds fewer than ENOUGH finite values, or only equal ones.
+
+    Raises ValueError, in one sentence, on an unknown name or option, or a value out of range.
+    """
+    entry = describe(name)
+    if not SHORTEST <= every <= LONGEST:
+        raise ValueError(f"false alarms every {every:g} values: give a number from {SHORTEST:g} to {LONGEST:g}")
+    settings = {key: _checked(name, entry.options, key, value) for key, value in (options or {}).items()}
+    if reference is not None:
+        reference = np.asarray(reference, np.float64).ravel()
+        reference = reference[np.isfinite(reference)]
+        if reference.size < ENOUGH or np.ptp(reference) == 0:
+            reference = None
+    module, attribute = entry.where.split(":")
+    make = getattr(importlib.import_module(module), attribute)
+    detector: Detector = make(every=float(every), reference=reference, **settings)
+    return detector
+
+
+def _checked(name: str, options: Mapping[str, Option], key: str, value: Any) -> Any:
+    option = options.get(key)
+    if option is None:
+        known = f"it has {', '.join(options)}" if options else "it has none"
+        raise ValueError(f"detector {name} has no option {key!r}; {known}")
+    wanted = {int: "a whole number", float: "a number", list: "a list of numbers", bool: "true or false"}[option.kind]
+    values = value if option.kind is list and isinstance(value, list | tuple) and value else [value]
+    for v in values:
+        right = isinstance(v, bool) if option.kind is bool else isinstance(v, int | float) and not isinstance(v, bool)
+        if option.kind is int:
+            right = right and isinstance(v, int)
+        if option.kind is list:
+            right = right and values is not None and isinstance(value, list | tuple)
+        if not right or not (option.kind is bool or option.low <= v <= option.high):
+            limits = "" if option.kind is bool else f" from {option.low:g} to {option.high:g}"
+            raise ValueError(f"detector {name}: option {key} must be {wanted}{limits}, not {value!r}")
+    return tuple(float(v) for v in value) if option.kind is list else option.kind(value)

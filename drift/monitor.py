@@ -1,0 +1,124 @@
+"""One stream's detectors side by side, and one alarm per drift."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.drift.catalogue import build
+from trimtab.drift.detector import Detector, State
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """A drift was noticed."""
+
+    signal: str
+    """The signal that raised it: of several at once, the one furthest beyond its threshold."""
+    detector: str
+    statistic: float
+    threshold: float
+    onset: int
+    """Estimated number of windows ago at which the change began (0: this window)."""
+    evidence: dict[str, float]
+    """Every signal's statistic as a share of its threshold, at its latest value: 1 is an alarm."""
+
+
+class Monitor:
+    """Watches several signals of one stream; raises one alarm, then none for `refractory` windows.
+
+    Detectors go on within the refractory period: those that alarm then are seeing the same drift, are not heard, and
+    learn the new level like the first. So a drift that lasts is told once; a further one after the period is told
+    again. Where an adaptation has brought the model back to its source, `reset()` puts detectors back to theirs.
+    """
+
+    def __init__(self, detectors: Mapping[str, Detector], refractory: int) -> None:
+        self._detectors = dict(detectors)
+        self._refractory = refractory
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, the refractory period included."""
+        for detector in self._detectors.values():
+            detector.reset()
+        self._quiet = 0
+        self._windows = 0
+        self._values = dict.fromkeys(self._detectors, 0)
+        self._evidence = dict.fromkeys(self._detectors, 0.0)
+
+    def update(self, values: Mapping[str, float]) -> Alarm | None:
+        """Take one window's signals. A signal may be missing (the window was not observed) or not finite: skipped.
+
+        Raises KeyError on a signal that is not watched.
+        """
+        self._windows += 1
+        quiet = self._quiet > 0
+        self._quiet -= quiet
+        raised: list[tuple[float, Alarm]] = []
+        for signal, value in values.items():
+            detector = self._detectors[signal]
+            if not math.isfinite(value):
+                continue
+            finding = detector.update(float(value))
+            self._values[signal] += 1
+            share = finding.statistic / finding.threshold if finding.threshold > 0 else float(finding.alarm)
+            self._evidence[signal] = share
+            if finding.alarm and not quiet:
+                # Values are counted in windows by their average spacing, should windows have gone unobserved.
+                onset = round((finding.onset or 0) * self._windows / self._values[signal])
+                alarm = Alarm(signal, detector.name, finding.statistic, finding.threshold, onset, {})
+                raised.append((share, alarm))
+        if not raised:
+            return None
+        self._quiet = self._refractory
+        first = max(raised, key=lambda found: found[0])[1]
+        first.evidence.update(self._evidence)
+        return first
+
+    def state(self) -> State:
+        """All of the memory, JSON-able."""
+        return {
+            "version": 1,
+            "quiet": self._quiet,
+            "windows": self._windows,
+            "values": dict(self._values),
+            "evidence": dict(self._evidence),
+            "detectors": {signal: detector.state() for signal, detector in self._detectors.items()},
+        }
+
+    def restore(self, state: State) -> None:
+        """Continue exactly from `state`. Raises ValueError where it is of other signals, detectors or options."""
+        if state.get("version") != 1 or set(state["detectors"]) != set(self._detectors):
+            raise ValueError("this drift state is of other signals or of another version; reset the stream's detectors")
+        for signal, detector in self._detectors.items():
+            detector.restore(state["detectors"][signal])
+        self._quiet = int(state["quiet"])
+        self._windows = int(state["windows"])
+        self._values = {signal: int(state["values"][signal]) for signal in self._detectors}
+        self._evidence = {signal: float(state["evidence"][signal]) for signal in self._detectors}
+
+
+def build_monitor(
+    signals: Sequence[str],
+    detector: str,
+    every: float,
+    refractory: int,
+    options: Mapping[str, Any] | None = None,
+    reference: Mapping[str, NDArray[np.float64]] | None = None,
+) -> Monitor:
+    """A monitor with one `detector` a signal, all together one false alarm in `every` observed windows.
+
+    Each signal gets its even share of the rate (Bonferroni: valid however the signals hang together). `reference`
+    maps signals to recordings without drift `[n]`, see `trimtab.drift.catalogue.build`. Raises ValueError where the
+    detector or an option is wrong.
+    """
+    share = every * len(signals)
+    known = reference or {}
+    return Monitor(
+        {s: build(detector, every=share, options=options, reference=known.get(s)) for s in signals}, refractory
+    )
