@@ -6,7 +6,7 @@ A detector's module is imported when it is first built.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.drift.detector import Detector
+from trimtab.drift.monitor import Monitor
 
 SHORTEST, LONGEST = 10.0, 1e9
 """Accepted run lengths, in values."""
@@ -109,6 +110,27 @@ def build(
     make = getattr(importlib.import_module(module), attribute)
     detector: Detector = make(every=float(every), reference=reference, **settings)
     return detector
+
+
+def build_monitor(
+    signals: Sequence[str],
+    detector: str,
+    every: float,
+    refractory: int,
+    options: Mapping[str, Any] | None = None,
+    reference: Mapping[str, NDArray[np.float64]] | None = None,
+) -> Monitor:
+    """A monitor with one `detector` a signal, all together one false alarm in `every` observed windows.
+
+    Each signal gets its even share of the rate (Bonferroni: valid however the signals hang together). `reference`
+    maps signals to recordings without drift `[n]`, see `build`. Raises ValueError where the
+    detector or an option is wrong.
+    """
+    share = every * len(signals)
+    known = reference or {}
+    return Monitor(
+        {s: build(detector, every=share, options=options, reference=known.get(s)) for s in signals}, refractory
+    )
 
 
 def _checked(name: str, options: Mapping[str, Option], key: str, value: Any) -> Any:

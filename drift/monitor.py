@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from trimtab.drift.catalogue import build
 from trimtab.drift.detector import Detector, State
 
 
@@ -80,6 +75,11 @@ class Monitor:
         first.evidence.update(self._evidence)
         return first
 
+    @property
+    def pressure(self) -> float:
+        """How near the nearest detector stands to an alarm: its statistic as a share of its threshold."""
+        return max(self._evidence.values(), default=0.0)
+
     def state(self) -> State:
         """All of the memory, JSON-able."""
         return {
@@ -101,24 +101,3 @@ class Monitor:
         self._windows = int(state["windows"])
         self._values = {signal: int(state["values"][signal]) for signal in self._detectors}
         self._evidence = {signal: float(state["evidence"][signal]) for signal in self._detectors}
-
-
-def build_monitor(
-    signals: Sequence[str],
-    detector: str,
-    every: float,
-    refractory: int,
-    options: Mapping[str, Any] | None = None,
-    reference: Mapping[str, NDArray[np.float64]] | None = None,
-) -> Monitor:
-    """A monitor with one `detector` a signal, all together one false alarm in `every` observed windows.
-
-    Each signal gets its even share of the rate (Bonferroni: valid however the signals hang together). `reference`
-    maps signals to recordings without drift `[n]`, see `trimtab.drift.catalogue.build`. Raises ValueError where the
-    detector or an option is wrong.
-    """
-    share = every * len(signals)
-    known = reference or {}
-    return Monitor(
-        {s: build(detector, every=share, options=options, reference=known.get(s)) for s in signals}, refractory
-    )
