@@ -58,7 +58,7 @@ def assemble(
     if len(set(names)) != len(names):
         raise ExportError("classes: two have the same name")
     _check_window(marked, window)
-    graphs = {which: lower(marked, which).SerializeToString() for which in GRAPHS}
+    graphs: dict[str, bytes] = {which: lower(marked, which).SerializeToString() for which in GRAPHS}
     found = survey(graphs["observe"], marked, task, batches)
     comparisons = compare(marked, graphs, reference, found.samples)
     refuse(comparisons, tolerance)

@@ -31,9 +31,9 @@ def describe_inputs(
     for name in shapes:
         if name in RESERVED:
             raise ExportError(f"an input may not be named {name!r}: the bundle's graphs use that name; rename it")
-    named, means, stds = (
-        _per_input(key, value, first, shapes) for key, value in (("channels", channels), ("mean", mean), ("std", std))
-    )
+    named = _per_input("channels", channels, first, shapes)
+    means = _per_input("mean", mean, first, shapes)
+    stds = _per_input("std", std, first, shapes)
     if isinstance(calibration, Mapping):
         unknown = set(calibration) - set(shapes)
         if unknown:
@@ -47,7 +47,7 @@ def describe_inputs(
             given = None
         if given is not None:
             _check(name, given, shape[0])
-        if any(not s > 0 for s in stds.get(name, [])):
+        if not all(s > 0 for s in stds.get(name, [])):
             raise ExportError(f"std: {name}: every value must be greater than 0")
         entries.append(
             Input(

@@ -4,20 +4,12 @@
   its convolution, so that ONNX Runtime folds it away.
 - banked, probe: each sample takes its parameters from its row of the bank. A batch norm is `x * scale + shift`, its
   scales and shifts computed for all layers together.
-- observe, probe: also give features, and the moments of each norm's input.
-
-How moments are taken. A variance as mean of squares minus square of the mean loses everything in float32 where the
-mean is large beside the deviation. So batch norms are split: the first half, z = (x - mean) / sqrt(var + eps), folds
-into the convolution, z is near to zero mean and unit variance, its moments are safe to take in one pass, and the
-moments of x follow from them; the second half applies weight and bias. In the probe graph, where mean and variance
-differ from sample to sample, the first half takes those of the source, and what is left is one scale and shift.
-Other norms have no such statistics: theirs are taken in two passes.
+- observe, probe: also give features, and the moments of each norm's input (see `taps`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -26,13 +18,13 @@ from onnx import TensorProto, helper
 from trimtab.adapters.parameters import ParameterLayout
 from trimtab.exporters.drafting import Draft
 from trimtab.exporters.marked import DOMAIN, FEATURES, NORM, Layer, Marked
+from trimtab.exporters.taps import Taps
 from trimtab.runtime.bundle import Input
 
-Graph = Literal["serve", "observe", "banked", "probe"]
 RESERVED = ("y", "features", "moments", "slot", "bank")
 
 
-def lower(marked: Marked, which: Graph) -> onnx.ModelProto:
+def lower(marked: Marked, which: str) -> onnx.ModelProto:
     """The graph `which` of a marked model."""
     return _Lowering(marked, which).run()
 
@@ -40,11 +32,11 @@ def lower(marked: Marked, which: Graph) -> onnx.ModelProto:
 class _Lowering:
     """Walks through the marked graph once, copies what is not a marker, and puts nodes in place of what is."""
 
-    def __init__(self, marked: Marked, which: Graph) -> None:
+    def __init__(self, marked: Marked, which: str) -> None:
         self.marked = marked
         self.banked = which in ("banked", "probe")
-        self.taps = which in ("observe", "probe")
         self.draft = Draft()
+        self.taps = Taps(self.draft) if which in ("observe", "probe") else None
         self.layout: ParameterLayout = marked.layout()
         self.layers = {layer.name: layer for layer in marked.layers}
         self.parts: dict[str, str] = {}
@@ -52,9 +44,6 @@ class _Lowering:
         self.affines: dict[str, tuple[str, str]] = {}
         """Batch norm, where banked -> its scale and shift, each `[N, C]`."""
         self.rename: dict[str, str] = {}
-        self.moments: dict[str, list[tuple[str, str]]] = {}
-        """Layer -> of each place where it is used, mean and variance (or mean of squares) `[N, C]`."""
-        self.features = ""
 
     def run(self) -> onnx.ModelProto:
         graph = self.marked.model.graph
@@ -81,8 +70,8 @@ class _Lowering:
                 self.draft.nodes.append(_renamed(node, self.rename))
         shift = self._place("output.shift", 2, 0, [1])
         self.draft.node("Add", self.rename.get(output, output), shift, out="y")
-        if self.moments:
-            self._join_moments()
+        if self.taps and self.marked.layers:
+            self.taps.join(self.marked.layers, *self._centres())
         return self._model()
 
     # -- parameters ----------------------------------------------------------------------------------------------
@@ -179,7 +168,7 @@ class _Lowering:
             value = self._batch(layer, x, shape)
         else:
             if self.taps:
-                self._tap_twice(layer, x, shape)
+                self.taps.twice(layer, x, shape)
             value = self._other(layer, x, shape)
         self.rename[node.output[0]] = value
 
@@ -188,12 +177,8 @@ class _Lowering:
         ones = draft.constant(np.ones(layer.channels, np.float32))
         zeros = draft.constant(np.zeros(layer.channels, np.float32))
         if self.taps:
-            if self.banked:
-                mean, var = (draft.constant(layer.values[p]) for p in ("mean", "var"))
-            else:
-                mean, var = (self.parts[layer.parameter(p)] for p in ("mean", "var"))
-            x = draft.node("BatchNormalization", x, ones, zeros, mean, var, epsilon=layer.eps)
-            self._tap_once(layer, x, shape)
+            x = draft.node("BatchNormalization", x, ones, zeros, *self._taken_off(layer), epsilon=layer.eps)
+            self.taps.once(layer, x, shape)
         if self.banked:
             return self._scaled(layer, x, shape, self.affines[layer.name])
         weight = self.parts[layer.parameter("weight")] if "weight" in layer.values else ones
@@ -245,99 +230,27 @@ class _Lowering:
 
     # -- taps ----------------------------------------------------------------------------------------------------
 
-    def _reduced(self, layer: Layer, x: str, shape: list[int]) -> tuple[str, list[int]]:
-        """x with its samples apart, and the axes that moments are taken over."""
-        fold = int(layer.fold > 1)
-        if fold:
-            x = self.draft.reshape(x, [-1, layer.fold, *shape[1:]])
-        kept = {layer.samples_axis, *(a + fold for a in layer.axes(len(shape)))}
-        return x, [a for a in range(len(shape) + fold) if a not in kept]
-
-    def _tap_once(self, layer: Layer, z: str, shape: list[int]) -> None:
-        """Mean and mean square of z, where it has about zero mean and unit variance."""
-        draft = self.draft
-        z, axes = self._reduced(layer, z, shape)
-        if not axes:
-            self._tap(layer, z, self._nothing(z))
-            return
-        square = draft.node("Mul", z, z)
-        if layer.fold == 1:  # ONNX Runtime's blocked layout (NCHWc) knows this pooling, but no reduction
-            mean, second = (
-                draft.reshape(draft.node("GlobalAveragePool", v), [-1, layer.channels]) for v in (z, square)
-            )
-        else:
-            mean, second = (draft.average(v, axes) for v in (z, square))
-        self._tap(layer, mean, draft.node("Sub", second, draft.node("Mul", mean, mean)))
-
-    def _tap_twice(self, layer: Layer, x: str, shape: list[int]) -> None:
-        draft = self.draft
-        x, axes = self._reduced(layer, x, shape)
-        flat = [-1, layer.channels]
-        if not axes:
-            self._tap(layer, draft.reshape(x, flat), self._nothing(draft.reshape(x, flat)))
-            return
-        mean = draft.average(x, axes, keep=True)
-        centred = draft.node("Sub", x, mean)
-        var = draft.average(draft.node("Mul", centred, centred), axes)
-        self._tap(layer, draft.reshape(mean, flat), draft.reshape(var, flat))
-
-    def _nothing(self, like: str) -> str:
-        """Variances of exactly zero: a value `[N, C]` has no spread within a sample."""
-        zero = helper.make_tensor("value", TensorProto.FLOAT, [1], [0.0])
-        return self.draft.node("ConstantOfShape", self.draft.node("Shape", like), value=zero)
-
-    def _tap(self, layer: Layer, mean: str, var: str) -> None:
-        self.moments.setdefault(layer.name, []).append((mean, var))
-
-    def _join_moments(self) -> None:
-        """`moments [N, 2, M]`, z's moments turned into x's."""
-        draft = self.draft
-        means, variances = [], []
-        for layer in self.marked.layers:
-            mean, var = self._pooled(self.moments[layer.name])
-            means.append(mean)
-            variances.append(var)
-        mean = draft.concat(means)
-        var = draft.node("Max", draft.concat(variances), draft.constant(np.zeros((1, 1), np.float32)))
-        if any(layer.kind == "batch" for layer in self.marked.layers):
-            centre, spread = self._centres()
-            mean = draft.node("Add", draft.node("Mul", mean, spread), centre)
-            var = draft.node("Mul", var, draft.node("Mul", spread, spread))
-        axis = draft.constant(np.asarray([1], np.int64))
-        draft.node(
-            "Concat", draft.node("Unsqueeze", mean, axis), draft.node("Unsqueeze", var, axis), out="moments", axis=1
-        )
-
-    def _pooled(self, uses: list[tuple[str, str]]) -> tuple[str, str]:
-        """Moments of a norm that is used in several places: of all its inputs together, each place weighing the same."""
-        if len(uses) == 1:
-            return uses[0]
-        draft = self.draft
-        mean = draft.node("Mean", *(m for m, _ in uses))
-        seconds = [draft.node("Add", v, draft.node("Mul", m, m)) for m, v in uses]
-        return mean, draft.node("Sub", draft.node("Mean", *seconds), draft.node("Mul", mean, mean))
-
     def _centres(self) -> tuple[str, str]:
-        """What z = (x - centre) / spread took off, over all channels `[M]`: of other norms than batch norms, 0 and 1."""
+        """What z = (x - centre) / spread took off, over all channels `[M]`; 0 and 1 but of batch norms."""
         draft = self.draft
-        layers = self.marked.layers
-        if self.banked:
-            zeros, ones = ((lambda n, v=v: np.full(n, v, np.float32)) for v in (0, 1))
-            centre = [b.values["mean"] if b.kind == "batch" else zeros(b.channels) for b in layers]
-            spread = [
-                np.sqrt(b.values["var"] + np.float32(b.eps)) if b.kind == "batch" else ones(b.channels) for b in layers
-            ]
-            return draft.constant(np.concatenate(centre)), draft.constant(np.concatenate(spread))
         centres, spreads = [], []
-        for b in layers:
-            if b.kind == "batch":
-                eps = draft.constant(np.asarray([b.eps], np.float32))
-                centres.append(self.parts[b.parameter("mean")])
-                spreads.append(draft.node("Sqrt", draft.node("Add", self.parts[b.parameter("var")], eps)))
+        for layer in self.marked.layers:
+            if layer.kind != "batch":
+                centre = draft.constant(np.zeros(layer.channels, np.float32))
+                spread = draft.constant(np.ones(layer.channels, np.float32))
             else:
-                centres.append(draft.constant(np.zeros(b.channels, np.float32)))
-                spreads.append(draft.constant(np.ones(b.channels, np.float32)))
+                eps = draft.constant(np.asarray([layer.eps], np.float32))
+                centre, var = self._taken_off(layer)
+                spread = draft.node("Sqrt", draft.node("Add", var, eps))
+            centres.append(centre)
+            spreads.append(spread)
         return draft.concat(centres, axis=0), draft.concat(spreads, axis=0)
+
+    def _taken_off(self, layer: Layer) -> tuple[str, str]:
+        """Mean and variance in the first half of a batch norm: theta's; the source's where each sample has its own."""
+        if self.banked:
+            return self.draft.constant(layer.values["mean"]), self.draft.constant(layer.values["var"])
+        return self.parts[layer.parameter("mean")], self.parts[layer.parameter("var")]
 
     # -- features and the whole ----------------------------------------------------------------------------------
 
@@ -366,7 +279,7 @@ class _Lowering:
         outputs = [value("y", ["N", self.marked.outputs])]
         if self.taps and self.marked.features:
             outputs.append(value("features", ["N", self.marked.features]))
-        if self.moments:
+        if self.taps and self.marked.layers:
             outputs.append(value("moments", ["N", 2, sum(b.channels for b in self.marked.layers)]))
         used = {name for node in self.draft.nodes for name in _read(node)}
         named = {p.name for p in self.layout}

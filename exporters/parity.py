@@ -49,7 +49,8 @@ def patched(graph: bytes, layout: ParameterLayout, theta: Array) -> bytes:
     for tensor in model.graph.initializer:
         if tensor.name in layout:
             tensor.CopyFrom(numpy_helper.from_array(layout.view(theta, tensor.name).copy(), tensor.name))
-    return model.SerializeToString()
+    data: bytes = model.SerializeToString()
+    return data
 
 
 def changed_row(marked: Marked, theta: Array, rng: np.random.Generator) -> Array:

@@ -1,4 +1,4 @@
-"""What a bundle remembers of the source data: everything in `runtime.bundle.Source`, from one pass of the observe graph."""
+"""What a bundle remembers of the source data (`runtime.bundle.Source`), from one pass of the observe graph."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def named(inputs: Any, entries: Sequence[Input], where: str) -> dict[str, Array]
         value = np.asarray(arrays[entry.name], np.float32)
         if value.ndim == 0 or list(value.shape[1:]) != entry.shape:
             raise ExportError(
-                f"{where}: {entry.name} has the shape {list(value.shape)} where [n, {', '.join(map(str, entry.shape))}] "
-                "is needed"
+                f"{where}: {entry.name} has the shape {list(value.shape)} where "
+                f"[n, {', '.join(map(str, entry.shape))}] is needed"
             )
         if not np.isfinite(value).all():
             raise ExportError(f"{where}: {entry.name} holds NaN or infinity; source data must be whole")
@@ -100,7 +100,11 @@ def survey(graph: bytes, marked: Marked, task: str, batches: Iterable[Batch]) ->
     if truth is not None and len(truth) != count:
         raise ExportError("some source batches have labels and some have none; give labels with all or with none")
     kept = {e.name: np.concatenate([s[e.name] for s in samples]) for e in marked.inputs}
-    source = {"theta": marked.theta(), **moments.result(), **statistics(marked, task, outputs, truth)}
+    source: dict[str, NDArray[Any]] = {
+        "theta": marked.theta(),
+        **moments.result(),
+        **statistics(marked, task, outputs, truth),
+    }
     return Survey(source, kept, count, truth is not None)
 
 

@@ -275,11 +275,29 @@ def _samples(name: str, module: nn.Module, uses: list[tuple[Shape, Shape]]) -> t
             break
         places.add((axis, fold))
     if len(places) != 1:
-        raise ExportError(
-            f"{name}: the samples do not lie on one axis of this {type(module).__name__}'s input, so that it cannot have "
-            f"parameters per sample; leave it as it is with frozen=[{name!r}]"
-        )
+        raise _scattered(name, module)
     return places.pop()
+
+
+def _scattered(name: str, module: nn.Module) -> ExportError:
+    return ExportError(
+        f"{name}: the samples do not lie on one axis of this {type(module).__name__}'s input, one after another, so "
+        f"that it cannot have parameters per sample; leave it as it is with frozen=[{name!r}]"
+    )
+
+
+def _one_after_another(whole: Whole, example: Sequence[Tensor], module: nn.Module, fold: int) -> bool:
+    """Whether the first `fold` rows of the norm's input are the first sample's: they stay when the second changes."""
+    rows: list[Tensor] = []
+    hook = module.register_forward_pre_hook(lambda _, args: rows.append(args[0]))
+    first = [x[:1] for x in example]
+    try:
+        _run(whole, [torch.cat([x, x]) for x in first])
+        uses = len(rows)
+        _run(whole, [torch.cat([x, x.flip(-1) + (x.is_floating_point() and torch.randn_like(x))]) for x in first])
+    finally:
+        hook.remove()
+    return all(torch.allclose(a[:fold], b[:fold], atol=1e-5) for a, b in zip(rows[:uses], rows[uses:], strict=True))
 
 
 def trace(
@@ -302,6 +320,8 @@ def trace(
     layers = []
     for name, uses in seen.shapes.items():
         place = _samples(name, norms[name], uses)
+        if place is not None and place[1] > 1 and not _one_after_another(whole, example, norms[name], place[1]):
+            raise _scattered(name, norms[name])
         if place is None:
             notes.append(f"{name}: its input is the same for every sample, so it is left as it is")
         else:
@@ -376,18 +396,19 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """torch's exporter talks on stdout, in warnings and in the log, of things that its user cannot change."""
-    loggers = [logging.getLogger(n) for n in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [log.level for log in loggers]
-    for log in loggers:
-        log.setLevel(logging.ERROR)
+    """torch's exporter talks on stdout and stderr, in warnings and the log, of what its user cannot change."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for log, level in zip(loggers, levels, strict=True):
-            log.setLevel(level)
+        logging.disable(before)
 
 
 def to_tensor(value: Any) -> Tensor:
