@@ -215,16 +215,21 @@ def _profile(shapes: Mapping[str, Shape]) -> str:
 def _refusal(index: int, provider: Provider, reason: str) -> str:
     return (
         f"sessions.providers.{index}: {provider.name} is required and does not work ({reason}); "
-        f"{MENDS[provider.name]}, or set required: false"
+        f"{mend(provider.name)}, or set required: false"
     )
 
 
-MENDS: dict[Name, str] = {
-    "cpu": "check its options",
-    "cuda": "run pip install 'trimtab[gpu]' and install the CUDA and cuDNN libraries it asks for",
-    "tensorrt": "run pip install 'trimtab[gpu]' and install the TensorRT libraries it asks for",
-}
-"""What to do where a provider does not work."""
+def mend(name: Name) -> str:
+    """What to do where a provider does not work."""
+    if name == "cpu":
+        return "install onnxruntime again"
+    libraries = {"cuda": "CUDA and cuDNN", "tensorrt": "CUDA and TensorRT"}[name]
+    installed = distributions()
+    if "onnxruntime-gpu" in installed:
+        return f"install the {libraries} libraries that onnxruntime-gpu {installed['onnxruntime-gpu']} asks for"
+    # The two write the same files, so the one must go before the other comes.
+    removed = f"pip uninstall {' '.join(installed)}, then " if installed else ""
+    return f"run {removed}pip install 'trimtab[gpu]', and install the {libraries} libraries that it asks for"
 
 
 def _trial_graph() -> bytes:

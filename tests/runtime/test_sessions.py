@@ -84,23 +84,45 @@ def test_a_bound_stream_has_its_own_vector_folded_and_banked(tiny: Any, observe:
     check(tiny, engine.infer({"x": x}, ["a"] * 5, observe), [tiny.source] * 5, x, observe)
 
 
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_any_mixture_of_streams_keeps_its_order(tiny: Any, data: st.DataObject) -> None:
-    """Streams with folded, banked and source vectors, in groups of any size."""
-    engine = ENGINES.setdefault("mixed", Engine(tiny.bundle, Sessions(slots=4, folded=2), InlineExecutor()))
-    bound = {"s1": 1, "s2": 2, "s3": 3, "s4": 3}
-    for stream, seed in bound.items():
+BOUND = {"s1": 1, "s2": 2, "s3": 3, "s4": 3}
+
+
+@pytest.fixture(scope="module")
+def mixed(tiny: Any) -> Engine:
+    """Streams with folded, banked and source vectors."""
+    engine = Engine(tiny.bundle, Sessions(slots=4, folded=2), InlineExecutor())
+    for stream, seed in BOUND.items():
         engine.bind(stream, tiny.theta(seed))
-    assert folded_streams(engine, *bound) == ["s2", "s3", "s4"]
-    streams = data.draw(st.lists(st.sampled_from(["s0", *bound]), min_size=1, max_size=40))
-    observe = data.draw(st.booleans())
+    assert folded_streams(engine, *BOUND) == ["s2", "s3", "s4"]
+    return engine
+
+
+@settings(max_examples=40, deadline=None)
+@given(streams=st.lists(st.sampled_from(["s0", *BOUND]), min_size=1, max_size=40), observe=st.booleans())
+def test_any_mixture_of_streams_keeps_its_order(tiny: Any, mixed: Engine, streams: list[str], observe: bool) -> None:
     x = tiny.x(len(streams), seed=len(streams))
-    thetas = [tiny.theta(bound[s]) if s in bound else tiny.source for s in streams]
-    check(tiny, engine.infer({"x": x}, streams, observe), thetas, x, observe)
+    thetas = [tiny.theta(BOUND[s]) if s in BOUND else tiny.source for s in streams]
+    check(tiny, mixed.infer({"x": x}, streams, observe), thetas, x, observe)
 
 
-ENGINES: dict[str, Engine] = {}
+@settings(max_examples=15, deadline=None)
+@given(
+    folded=st.integers(0, 2),
+    binds=st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 4)), min_size=1, max_size=12),
+)
+def test_after_any_binds_each_stream_has_its_last_vector(tiny: Any, folded: int, binds: list[tuple[str, int]]) -> None:
+    """With as many rows as streams, no bind is ever refused, and rows that are freed are used again."""
+    engine = Engine(tiny.bundle, Sessions(slots=5, folded=folded), InlineExecutor())
+    last = dict.fromkeys("abcde", 0)
+    x = tiny.x(5)
+    for stream, seed in binds:
+        engine.bind(stream, tiny.theta(seed) if seed else None)
+        last[stream] = seed
+        thetas = [tiny.theta(seed) if seed else tiny.source for seed in last.values()]
+        check(tiny, engine.infer({"x": x}, list(last), True), thetas, x)
+        adapted = {seed for seed in last.values() if seed}
+        distinct = {seed for stream, seed in last.items() if seed and engine.is_folded(stream)}
+        assert len(distinct) == min(folded, len(adapted))
 
 
 def test_the_bank_serves_until_the_folded_sessions_are_ready(tiny: Any) -> None:
