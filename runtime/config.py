@@ -150,6 +150,10 @@ class Config(Section):
     journal: Path | None = Field(
         None, description="SQLite file for versions, windows and decisions; default: beside this file."
     )
+    journal_sync: Literal["normal", "full"] = Field(
+        "normal",
+        description="`normal` survives the death of the process, `full` a power cut too, with a disk flush a batch.",
+    )
     drain: Seconds = Field(10.0, description="Longest time that SIGTERM waits for what is under way, seconds.")
 
     @property

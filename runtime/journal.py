@@ -126,9 +126,12 @@ class Journal:
 
     def adopt(self, bundle: str) -> None:
         """Serve another bundle from now on: keep numbers, marks and messages, drop the rest."""
-        self._db.execute("BEGIN")
-        self._adopt(bundle)
-        self._db.execute("COMMIT")
+        try:
+            self._db.execute("BEGIN")
+            self._adopt(bundle)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._unwritable(error) from None
 
     def _adopt(self, bundle: str) -> None:
         self._db.execute("UPDATE streams SET snapshot = 'null', rows = NULL")
@@ -174,7 +177,10 @@ class Journal:
 
     def subscribed(self, filters: Sequence[str]) -> None:
         """Remember what the broker has been asked for: a session outlives a change of the configuration."""
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('filters', ?)", (json.dumps(list(filters)),))
+        try:
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('filters', ?)", (json.dumps(list(filters)),))
+        except sqlite3.Error as error:
+            raise self._unwritable(error) from None
 
     def command(self, number: str) -> bytes | None:
         """The result of the command of that number, where it was done before."""
@@ -220,10 +226,13 @@ class Journal:
                 db.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
-            raise JournalError(f"{self.path}: cannot be written ({error}); see whether the disk is full") from None
+            raise self._unwritable(error) from None
         self._outbox += len(numbers)
         self._mark += len(marks)
         return numbers
+
+    def _unwritable(self, error: sqlite3.Error) -> JournalError:
+        return JournalError(f"{self.path}: cannot be written ({error}); see whether the disk is full")
 
     def close(self) -> None:
         """Fold the write-ahead log into the file, and close it."""

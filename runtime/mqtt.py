@@ -56,8 +56,6 @@ class Delivery:
     """MQTT 5 user properties."""
     arrived: float
     """Unix seconds."""
-    connection: int
-    """Number of the connection it came over: message numbers mean nothing beyond it."""
     done: bool = False
 
 
@@ -77,13 +75,6 @@ class Confirmed:
     """The broker has these."""
 
     keys: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """The connection stands and the subscriptions have been asked for."""
-
-    session_present: bool
 
 
 @dataclass(slots=True)
@@ -126,7 +117,7 @@ class Link:
     inbox
         Bounds how many deliveries may wait; more are dropped and counted.
     post
-        Called on the network thread with each Delivery, Confirmed and Connected; must not block.
+        Called on the network thread with each Delivery and Confirmed; must not block.
 
     Raises ConfigError where the password file or a file of `tls` cannot be used.
     """
@@ -139,7 +130,7 @@ class Link:
         filters: Sequence[str],
         obsolete: Sequence[str],
         inbox: Inbox,
-        post: Callable[[Delivery | Confirmed | Connected], None],
+        post: Callable[[Delivery | Confirmed], None],
     ) -> None:
         self.settings = settings
         self.counts = Counts()
@@ -349,7 +340,7 @@ class Link:
             self._reason = f"the broker refuses: {code}; see mqtt.username and mqtt.password_file"
             return
         self.counts.connections += 1
-        self._unacknowledged.clear()
+        self._unacknowledged.clear()  # their numbers mean nothing over this connection; they come again
         self._limit = min(OUTGOING, getattr(properties, "ReceiveMaximum", OUTGOING))
         if self._five:
             # What a broker kept of a topic is no new sample; ask for it on a new subscription only.
@@ -372,7 +363,6 @@ class Link:
             "resumed" if flags.session_present else "new",
         )
         self.connected.set()
-        self._post(Connected(flags.session_present))
 
     def _on_disconnect(
         self,
@@ -402,7 +392,6 @@ class Link:
             message.retain,
             dict(properties) if properties else {},
             time.time(),
-            self.counts.connections,
         )
         if message.qos:
             self._unacknowledged.append(delivery)
