@@ -1,0 +1,123 @@
+"""A recording through the daemon's own pipeline, on a simulated clock: same input, same decisions, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import IO, Protocol
+
+from trimtab.runtime.blocks import Block
+from trimtab.runtime.bundle import Bundle
+from trimtab.runtime.clock import SimulatedClock
+from trimtab.runtime.config import Config
+from trimtab.runtime.decisions import Decision, Step
+from trimtab.runtime.executors import InlineExecutor
+from trimtab.runtime.pipeline import Pipeline
+from trimtab.runtime.sessions import Engine
+
+
+class Sink(Protocol):
+    """Who wants to know what a replay decides."""
+
+    def take(self, step: Step, seconds: float) -> None:
+        """`step` took the pipeline `seconds` of this machine's time."""
+        ...
+
+
+def replay(
+    bundle: Bundle,
+    config: Config,
+    blocks: Iterable[Block],
+    sinks: Sequence[Sink],
+    *,
+    speed: float | None = None,
+    progress: Callable[[], None] | None = None,
+) -> float:
+    """Run `blocks` (in time order) through a new pipeline and hand each of its turns to `sinks`.
+
+    The simulated clock stands at the time of the block that arrives, or at the moment that a micro-batch is due, as
+    the daemon's would if the model took no time. Adaptation runs inline. With `speed`, the replay waits until the
+    recording's time, that many times faster, has passed on the wall; what it decides is the same.
+
+    `progress` is called after every block. Returns the seconds that the pipeline took, without reading and waiting.
+    Raises what the recording, the configuration or the bundle raise: all of it TrimtabError.
+    """
+    clock = SimulatedClock()
+    executor = InlineExecutor()
+    engine = Engine(bundle, config.sessions, executor, batch=config.batch.size)
+    wall = _Wall(speed) if speed is not None else None
+    busy = 0.0
+    try:
+        pipeline = Pipeline(bundle, config, engine, clock, executor)
+
+        def turn(moment: float) -> None:
+            nonlocal busy
+            clock.advance_to(moment)
+            begun = time.perf_counter()
+            step = pipeline.step()
+            seconds = time.perf_counter() - begun
+            busy += seconds
+            for sink in sinks:
+                sink.take(step, seconds)
+
+        for block in blocks:
+            if wall is not None:
+                wall.wait_for(block.time)
+            while (due := pipeline.due()) is not None and due <= block.time:
+                turn(due)
+            clock.advance_to(block.time)
+            begun = time.perf_counter()
+            pipeline.offer(block)
+            busy += time.perf_counter() - begun
+            while (due := pipeline.due()) is not None and due <= clock.now():
+                turn(due)
+            if progress is not None:
+                progress()
+        while (due := pipeline.due()) is not None:
+            turn(due)
+    finally:
+        engine.close()
+    return busy
+
+
+class _Wall:
+    """Waits until a recording's time has come on the wall."""
+
+    def __init__(self, speed: float) -> None:
+        self._speed = speed
+        self._begun: tuple[float, float] | None = None
+
+    def wait_for(self, moment: float) -> None:
+        if self._begun is None:
+            self._begun = (moment, time.monotonic())
+        start, begun = self._begun
+        wait = begun + (moment - start) / self._speed - time.monotonic()
+        if wait > 0:
+            time.sleep(wait)
+
+
+class DecisionsFile:
+    """Writes each decision as a line of JSON: what is published, with the recording's truth and segment."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def take(self, step: Step, seconds: float) -> None:
+        for decision in step.decisions:
+            self._file.write(json.dumps(line(decision), separators=(",", ":"), ensure_ascii=False) + "\n")
+
+
+def line(decision: Decision) -> dict[str, object]:
+    """A decision as it is written to a file."""
+    message: dict[str, object] = decision.payload()
+    if decision.truth is not None:
+        message["truth"] = decision.truth
+    if decision.segment is not None:
+        message["segment"] = decision.segment
+    return message
+
+
+def static(config: Config) -> Config:
+    """The same configuration with adaptation off: what there is to compare with."""
+    return config.model_copy(update={"adaptation": config.adaptation.model_copy(update={"policy": "off"})})
