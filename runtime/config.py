@@ -41,15 +41,22 @@ class Mqtt(Section):
     port: int = Field(1883, ge=1, le=65535, description="Its port; with TLS usually 8883.")
     version: Literal["5", "3.1.1"] = Field("5", description="Protocol version, in quotes.")
     client_id: str | None = Field(None, min_length=1, description="Default `trimtab-<node>`; names the session.")
-    username: str | None = None
+    username: str | None = Field(None, description="Where the broker asks for one.")
     password_file: Path | None = Field(None, description="File whose first line is the password.")
     tls: Tls | None = Field(None, description="Present: connect with TLS (`tls: {}` for the defaults).")
     prefix: str | None = Field(
         None, min_length=1, description="Begins every topic published; default `trimtab/<node>`."
     )
     keepalive: int = Field(30, ge=5, le=3600, description="Seconds.")
-    session_expiry: int = Field(86400, ge=0, description="Seconds for which the broker keeps what is unread (MQTT 5).")
-    inflight: int = Field(512, ge=1, le=65535, description="Messages taken from the broker and not yet acknowledged.")
+    session_expiry: int = Field(
+        86400, ge=0, description="Seconds for which the broker keeps what is unread while this node is away (MQTT 5)."
+    )
+    inflight: int = Field(
+        512,
+        ge=1,
+        le=65535,
+        description="Messages that the broker may send ahead of acknowledgements (MQTT 5; else its own limit).",
+    )
     reconnect_max: Seconds = Field(30.0, description="Longest wait between two attempts to connect, seconds.")
 
     @field_validator("prefix")
@@ -64,13 +71,13 @@ class Stream(Section):
     topic: str = Field(min_length=1, description="Topic filter; each topic that it matches is one stream.")
     payload: Literal["json", "msgpack", "raw"] = Field("json", description="How the payload is encoded.")
     dtype: Literal["float32", "float64", "int16", "int32"] = Field(
-        "float32", description="Of `raw` payloads: little-endian rows, channel by channel."
+        "float32", description="Of the values in `raw` payloads, and in `msgpack` ones that carry bytes; little-endian."
     )
     labels: str | None = Field(None, description="Topic filter on which true labels arrive late.")
 
 
 class Provider(Section):
-    name: Literal["cpu", "cuda", "tensorrt"]
+    name: Literal["cpu", "cuda", "tensorrt"] = Field(description="Execution provider; see `trimtab doctor`.")
     required: bool = Field(False, description="Refuse to start where it does not work.")
     options: dict[str, str | int | float | bool] = Field({}, description="Passed to ONNX Runtime as they are.")
 
@@ -88,7 +95,9 @@ class Batch(Section):
 
 
 class FalseAlarms(Section):
-    per: Literal["windows", "second", "minute", "hour", "day", "week", "month"] = "windows"
+    per: Literal["windows", "second", "minute", "hour", "day", "week", "month"] = Field(
+        "windows", description="Unit of `every`; times need a bundle that knows its rate."
+    )
     every: Annotated[float, Field(gt=0)] = Field(
         20000,
         description="One false alarm per stream in so many windows (or seconds, minutes, ...) is accepted.",
@@ -144,7 +153,7 @@ class Config(Section):
     mqtt: Mqtt = Mqtt()
     sessions: Sessions = Sessions()
     batch: Batch = Batch()
-    queue: Positive = Field(4096, description="Blocks that may wait for the model; more are dropped and counted.")
+    queue: Positive = Field(4096, description="Messages that may wait for the model; more are dropped and counted.")
     drift: Drift = Drift()
     adaptation: Adaptation = Adaptation()
     journal: Path | None = Field(
