@@ -33,7 +33,7 @@ class Block(nn.Module):
 
 class ResNet20(nn.Module):
     """The 20-layer residual network for images of 32 x 32 (He et al. 2016, section 4.2), with projections where the
-    size changes: 21 batch norms, 688 channels with statistics."""
+    size changes: 21 batch norms with 784 channels."""
 
     shape = (3, 32, 32)
 

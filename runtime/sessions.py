@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 CHUNK = 1024
 """Samples in one call of the probe graph: bounds its memory, whatever the number of candidates."""
 
-WORTH = 4
-"""Samples of one vector that are worth a call of their own beside the banked one. A call costs what a few samples
-of a small model cost; the bank costs about a quarter more for each sample of a large model and half more of a small one
+WORTH = 8
+"""Samples of one vector that are worth a call of their own beside the banked one. A call costs as much as several
+samples of a small model; the bank costs a quarter more for each sample of a large model, half more of a small one
 (benchmarks/sessions.py). A fixed number and no measurement, so that a replay takes the same way every time."""
 
 Feed = Mapping[str, NDArray[Any]]
