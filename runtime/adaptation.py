@@ -11,8 +11,9 @@ never waits for it.
 from __future__ import annotations
 
 import logging
+import queue
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -97,7 +98,11 @@ class Plan:
             finally:
                 self._finished.append(job)
 
-        self._executor.submit(whole)
+        try:
+            self._executor.submit(whole)
+        except queue.Full:
+            job.attempt = Attempt(failure="too much other work waits; it is tried again later")
+            self._finished.append(job)
 
     def finished(self) -> list[Job]:
         """The jobs that have finished since the last call."""

@@ -20,7 +20,7 @@ SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "week"
 
 
 def _divergence(bundle: Bundle) -> Signal | None:
-    if not bundle.manifest.norms:
+    if not bundle.manifest.norms or "observe" not in bundle.manifest.graphs:
         return None
     mean, var = bundle.source.moments_mean, bundle.source.moments_var
 
@@ -31,7 +31,7 @@ def _divergence(bundle: Bundle) -> Signal | None:
 
 
 def _distance(bundle: Bundle) -> Signal | None:
-    if not bundle.manifest.features:
+    if not bundle.manifest.features or "observe" not in bundle.manifest.graphs:
         return None
     mean, whiten = bundle.source.feature_mean, whitening(bundle.source.feature_cov)
 
