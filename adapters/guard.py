@@ -40,7 +40,7 @@ def judge(
     candidate: NDArray[np.float32],
     held: Windows,
     margin: float,
-    error: float = 0.2,
+    error: float = 0.05,
 ) -> Verdict:
     """Is `candidate [P]` better than `theta [P]` on the `held` windows?
 
