@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 State = dict[str, Any]
 """JSON-able: numbers, strings, booleans, None, and lists and dicts of them. Floats survive json exactly."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """What a detector says after one value."""
 
     alarm: bool

@@ -104,6 +104,11 @@ class Plan:
             job.attempt = Attempt(failure="too much other work waits; it is tried again later")
             self._finished.append(job)
 
+    @property
+    def any_finished(self) -> bool:
+        """Whether `finished` has something to give."""
+        return bool(self._finished)
+
     def finished(self) -> list[Job]:
         """The jobs that have finished since the last call."""
         jobs = []
@@ -184,6 +189,11 @@ class Adaptation:
     def version(self) -> int:
         """The number of the vector in use."""
         return self.versions.current.number
+
+    @property
+    def calm(self) -> bool:
+        """Nothing is gathered and nothing waited for: the common case, in which there is nothing to do."""
+        return self._gathered is None and self.state != "rolled_back"
 
     # -- what the pipeline reports ----------------------------------------------------------------------------------
 

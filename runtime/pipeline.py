@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,10 @@ class StreamState:
         """The windower's state after the last block that is done with: what a restart continues from."""
 
 
+Result = tuple[Any, Any, dict[str, float] | None]
+"""Of one sample, as Python numbers: class and its probability, or values and whether they are finite; signals."""
+
+
 class Pipeline:
     """Decides on every window of every stream of one bundle.
 
@@ -100,7 +104,10 @@ class Pipeline:
         self._every = config.drift.observe_every
         self._pending: deque[tuple[float, Sample]] = deque()
         self._taken: deque[Taken] = deque()
-        self._watch = watched_signals(bundle, config.drift)
+        self._targets = bundle.manifest.targets
+        watched = watched_signals(bundle, config.drift)
+        self._watched = list(watched)
+        self._signals = list(watched.values())
         self._reference = bundle.source.reference
         self._arl = false_alarm_windows(config.drift.false_alarms, bundle)
         self.plan = Plan(bundle, config, engine, executor)
@@ -170,23 +177,36 @@ class Pipeline:
     # -- one turn ---------------------------------------------------------------------------------------------------
 
     def step(self) -> Step:
-        """Run one micro-batch (of at most `batch.size` samples) and say what came of it."""
+        """Run one micro-batch (of at most `batch.size` samples) and say what came of it.
+
+        A vector that an adaptation hands over holds from the very next sample: what is left of the batch is run again
+        with it. So where a batch was cut makes no difference to what is decided.
+        """
         step = Step()
         touched: dict[str, None] = {}
         self._collect(step, touched)
         pending = self._pending
         count = min(len(pending), self.config.batch.size)
         samples = [pending.popleft()[1] for _ in range(count)]
-        results = self._infer(samples, step)
-        for sample, result in zip(samples, results, strict=True):
-            stream = self.streams[sample.stream]
-            stream.decided = sample.sequence + 1
-            touched[sample.stream] = None
-            step.decisions.append(self._decide(stream, sample, result, step))
+        while samples:
+            samples = self._run(samples, step, touched)
         self._release(step, touched)
-        self._collect(step, touched)
         step.streams = list(touched)
         return step
+
+    def _run(self, samples: list[Sample], step: Step, touched: dict[str, None]) -> list[Sample]:
+        """Infer and decide `samples`; returns those that are to be run with a vector that came meanwhile."""
+        results = self._infer(samples, step)
+        streams, decisions, plan = self.streams, step.decisions, self.plan
+        for i, (sample, result) in enumerate(zip(samples, results, strict=True)):
+            stream = streams[sample.stream]
+            stream.decided = sample.sequence + 1
+            touched[sample.stream] = None
+            decisions.append(self._decide(stream, sample, result, step))
+            if plan.any_finished:
+                self._collect(step, touched)
+                return samples[i + 1 :]
+        return []
 
     def _release(self, step: Step, touched: dict[str, None]) -> None:
         """Find the blocks that are done with, and where a restart of their streams continues."""
@@ -245,55 +265,44 @@ class Pipeline:
         return {name: np.stack([s.inputs[k] for s in samples]) for k, name in enumerate(self._names)}
 
     def _read(self, outputs: Outputs, observe: bool) -> list[Result]:
-        """Outputs as plain Python numbers, one `Result` a sample."""
+        """Outputs as plain Python numbers, one result a sample."""
         y = outputs.y
-        n = len(y)
-        watched: dict[str, list[float]] = {}
-        if observe:
-            watched = {name: signal(outputs).tolist() for name, signal in self._watch.items()}
-        rows: list[dict[str, float] | None]
-        if watched:
-            names = list(watched)
-            rows = [dict(zip(names, values, strict=True)) for values in zip(*watched.values(), strict=True)]
-        else:
-            rows = [None] * n
-        if self._classify:
+        rows: Sequence[dict[str, float] | None] = [None] * len(y)
+        with np.errstate(all="ignore"):
+            if observe:
+                watched = [signal(outputs).tolist() for signal in self._signals]
+                rows = [dict(zip(self._watched, values, strict=True)) for values in zip(*watched, strict=True)]
+            if not self._classify:
+                finite: list[bool] = np.isfinite(y).all(axis=1).tolist()
+                return list(zip(y.astype(np.float64).tolist(), finite, rows, strict=True))
             top = y.argmax(axis=1)
-            best = y.max(axis=1, keepdims=True)
-            with np.errstate(all="ignore"):
-                score = 1.0 / np.exp(y - best, dtype=np.float64).sum(axis=1)
-            return [Result(k, s, row) for k, s, row in zip(top.tolist(), score.tolist(), rows, strict=True)]
-        return [Result(values, None, row) for values, row in zip(y.astype(np.float64).tolist(), rows, strict=True)]
+            score = 1.0 / np.exp(y - y.max(axis=1, keepdims=True), dtype=np.float64).sum(axis=1)
+            return list(zip(top.tolist(), score.tolist(), rows, strict=True))
 
     def _decide(self, stream: StreamState, sample: Sample, result: Result | None, step: Step) -> Decision:
         adaptation = stream.adaptation
-        output: str | dict[str, float] | None = None
-        score: float | None = None
-        reason: str | None = None
-        watched = None
         version = adaptation.version
         if result is None:
             reason = "the model failed on this window" if sample.finite else "the window holds NaN or infinity"
+            return self._undecided(stream, sample, version, reason)
+        found, score, watched = result
+        output: str | dict[str, float]
+        if self._classify:
+            if not score > 0:  # NaN, or an infinite logit
+                return self._undecided(stream, sample, version, "the model's output is not finite")
+            output, score, predicted = self._classes[found], round(score, 6), found
         else:
-            watched = result.signals
-            predicted = -1
-            if self._classify:
-                predicted = result.output
-                score = result.score
-                if score is not None and score == score:
-                    output, score = self._classes[predicted], round(score, 6)
-                else:
-                    reason, score = "the model's output is not finite", None
-            elif all(abs(v) < np.inf for v in result.output):
-                output = dict(zip(self.bundle.manifest.targets, result.output, strict=True))
-            else:
-                reason = "the model's output is not finite"
-            if watched is not None and reason is None:
-                alarm = stream.monitor.update(watched)
-                if alarm is not None:
-                    step.events += adaptation.alarmed(alarm, sample)
-                else:
-                    step.events += adaptation.pressed(stream.monitor.pressure, sample)
+            if not score:
+                return self._undecided(stream, sample, version, "the model's output is not finite")
+            output, score, predicted = dict(zip(self._targets, found, strict=True)), None, -1
+        if watched is not None:
+            monitor = stream.monitor
+            alarm = monitor.update(watched)
+            if alarm is not None:
+                step.events += adaptation.alarmed(alarm, sample)
+            elif adaptation.calm:
+                step.events += adaptation.pressed(monitor.pressure, sample)
+            if not adaptation.calm:
                 step.events += adaptation.saw(sample, predicted, watched)
         return Decision(
             stream.name,
@@ -303,10 +312,16 @@ class Pipeline:
             score,
             version,
             adaptation.state,
-            reason,
+            None,
             sample.label,
             sample.segment,
             watched,
+        )
+
+    def _undecided(self, stream: StreamState, sample: Sample, version: int, reason: str) -> Decision:
+        state, label, segment = stream.adaptation.state, sample.label, sample.segment
+        return Decision(
+            stream.name, sample.sequence, sample.time, None, None, version, state, reason, label, segment, None
         )
 
     # -- streams ----------------------------------------------------------------------------------------------------
@@ -327,7 +342,7 @@ class Pipeline:
         drift = self.config.drift
         try:
             return build_monitor(
-                list(self._watch),
+                self._watched,
                 drift.detector,
                 every=self._arl,
                 refractory=drift.refractory,
@@ -400,17 +415,6 @@ class Pipeline:
         stream.decided = stream.sequence = decided
         if stream.windower is not None:
             stream.windower.sequence = decided
-
-
-class Result:
-    """What the model gave for one sample, as Python numbers."""
-
-    __slots__ = ("output", "score", "signals")
-
-    def __init__(self, output: Any, score: float | None, signals: dict[str, float] | None) -> None:
-        self.output = output
-        self.score = score
-        self.signals = signals
 
 
 __all__ = ["Decision", "Event", "Pipeline", "Step", "StreamState"]

@@ -99,22 +99,27 @@ class Windower:
                 self._bad = first + int(bad[-1])
         start = self._start
         rows, hop = self.rows, self.hop
-        while end - start >= rows:
-            stop = start + rows
-            after = end - stop
-            samples.append(
-                Sample(
-                    self.stream,
-                    self.sequence,
-                    time - after / self.rate if self.rate and after else time,
-                    [buffer[start:stop].T.copy(order="C")],
-                    self._bad < start or not self._any_bad(start, stop),
-                    labels[stop - 1 - first] if labels is not None and stop > first else None,
-                    segment,
+        if end - start >= rows:
+            # One copy for all windows of the block: [windows, C, rows].
+            count = (end - start - rows) // hop + 1
+            step, cell = buffer.strides
+            views = np.ndarray((count, self.channels, rows), np.float32, buffer, start * step, (hop * step, cell, step))
+            for window in views.copy(order="C"):
+                stop = start + rows
+                after = end - stop
+                samples.append(
+                    Sample(
+                        self.stream,
+                        self.sequence,
+                        time - after / self.rate if self.rate and after else time,
+                        [window],
+                        self._bad < start or not self._any_bad(start, stop),
+                        labels[stop - 1 - first] if labels is not None and stop > first else None,
+                        segment,
+                    )
                 )
-            )
-            self.sequence += 1
-            start += hop
+                self.sequence += 1
+                start += hop
         if start > end:
             self._skip = start - end
             start = end
