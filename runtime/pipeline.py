@@ -273,7 +273,7 @@ class Pipeline:
                 watched = [signal(outputs).tolist() for signal in self._signals]
                 rows = [dict(zip(self._watched, values, strict=True)) for values in zip(*watched, strict=True)]
             if not self._classify:
-                finite: list[bool] = np.isfinite(y).all(axis=1).tolist()
+                finite = [bool(f) for f in np.logical_and.reduce(np.isfinite(y), axis=1)]
                 return list(zip(y.astype(np.float64).tolist(), finite, rows, strict=True))
             top = y.argmax(axis=1)
             score = 1.0 / np.exp(y - y.max(axis=1, keepdims=True), dtype=np.float64).sum(axis=1)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from trimtab.runtime.bundle import Bundle
 from trimtab.runtime.config import Sessions
-from trimtab.runtime.errors import BundleError, ConfigError
+from trimtab.runtime.errors import BundleError, ConfigError, InferenceError
 from trimtab.runtime.executors import Executor
 from trimtab.runtime.folding import Template
 from trimtab.runtime.providers import Opener, Range, library, library_errors, one_line
@@ -55,7 +55,7 @@ class Graph:
     device the outputs are bound, and the bank is copied there only when it has changed.
     """
 
-    __slots__ = ("_bank", "_device", "_features", "_moments", "_names", "_run", "session")
+    __slots__ = ("_bank", "_device", "_errors", "_features", "_moments", "_names", "_run", "session")
 
     def __init__(self, session: Any, device: str, number: int) -> None:
         self.session = session
@@ -67,10 +67,15 @@ class Graph:
         self._run: Callable[[list[str], Feed], list[NDArray[np.float32]]]
         self._run = session.run if device == "cpu" else self._run_bound
         self._device = (device, number)
+        self._errors = library_errors()
         self._bank: tuple[NDArray[Any], Any] | None = None
 
     def __call__(self, feed: Feed) -> Outputs:
-        values = self._run(self._names, feed)
+        """Run the graph. Raises InferenceError where ONNX Runtime cannot; the session stays usable."""
+        try:
+            values = self._run(self._names, feed)
+        except self._errors as error:
+            raise InferenceError(one_line(error)) from error
         return Outputs(
             values[0],
             values[self._features] if self._features else None,
@@ -436,7 +441,7 @@ class Engine:
             feed |= {"slot": np.zeros(1, np.int64), "bank": self._bank}
         try:
             opened(feed)
-        except library_errors() as error:
+        except InferenceError as error:
             raise BundleError(
                 f"{self._bundle.path}: the model cannot be run ({one_line(error)}); export the bundle again"
             ) from error

@@ -360,3 +360,18 @@ def test_a_bundle_without_taps_is_watched_by_its_entropy(tiny_served: Tiny) -> N
 def test_no_signal_at_all_is_told(tiny_served: Tiny) -> None:
     with pytest.raises(ConfigError, match=r"drift.signals: .* gives none of divergence; name another"):
         Desk(tiny_served, config(drift={"signals": ["divergence"]}))
+
+
+def test_a_batch_that_the_model_fails_on_gets_a_reason_and_the_pipeline_goes_on(desk: Desk) -> None:
+    """A sample of the wrong length cannot come through `offer`; put one where a fault of the model would be."""
+    desk.offer(rows(ROWS))
+    [(_, sample)] = desk.pipeline._pending
+    sample.inputs[0] = np.zeros((CHANNELS + 1, ROWS), np.float32)
+    step = desk.turn()
+    assert step.failure is not None
+    assert "Got: 4 Expected: 3" in step.failure
+    assert step.decisions[0].reason == "the model failed on this window"
+    assert step.decisions[0].output is None
+    desk.offer(rows(HOP))
+    desk.drain()
+    assert desk.decisions[-1].reason is None
