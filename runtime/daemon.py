@@ -101,9 +101,13 @@ class Daemon:
         self._journal = Journal(
             config.journal or path.with_suffix(".journal.db"), self._loaded.digest, config.journal_sync
         )
-        self._resume()
-        self._outbox = Outbox(self._journal)
-        self._link = self._connect()
+        try:
+            self._resume()
+            self._outbox = Outbox(self._journal)
+            self._link = self._connect()
+        except TrimtabError:
+            self._journal.close()
+            raise
 
         self._held_back: deque[Delivery] = deque()
         """Taken from the mailbox while the broker was too slow to take what we say."""

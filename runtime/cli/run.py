@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from trimtab.runtime.daemon import Daemon
+from trimtab.runtime.errors import JournalError
 from trimtab.runtime.systemd import Notifier
 
 
@@ -19,13 +20,14 @@ from trimtab.runtime.systemd import Notifier
 def run(config: Path, verbose: bool) -> None:
     """Serve the streams of CONFIG until SIGTERM; SIGHUP reloads it."""
     set_up_log(verbose)
-    notifier = Notifier()
+    daemon = Daemon(config, Notifier())  # what a user has to mend ends here, with status 2
     try:
-        Daemon(config, notifier).run()
+        daemon.run()
+    except JournalError as error:  # what time or a restart may mend ends with status 1
+        logging.getLogger("trimtab").error("%s", error)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    finally:
-        notifier.close()
 
 
 class Lines(logging.Formatter):
