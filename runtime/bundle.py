@@ -251,7 +251,7 @@ def write_bundle(
     names = {which: f"{which}.onnx" for which in graphs}
     for which, data in graphs.items():
         (path / names[which]).write_bytes(data)
-    np.savez(path / "source.npz", allow_pickle=False, **source)
+    np.savez_compressed(path / "source.npz", **source)
     files = {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in (*names.values(), "source.npz")}
     whole = {
         "schema_version": SCHEMA,
