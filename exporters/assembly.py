@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from trimtab.exporters.lowering import lower
 from trimtab.exporters.marked import Marked
 from trimtab.exporters.parity import Comparison, Reference, compare, refuse, table
-from trimtab.exporters.survey import Batch, survey
+from trimtab.exporters.survey import Survey
 from trimtab.runtime.bundle import GRAPHS, Bundle, Window, write_bundle
 from trimtab.runtime.errors import ExportError
 
@@ -36,9 +36,33 @@ class Exported:
         return [head, *table(self.parity), *(f"note: {n}" for n in self.notes)]
 
 
+def lower_all(marked: Marked) -> dict[str, bytes]:
+    """All graphs of a bundle, serialised."""
+    return {which: lower(marked, which).SerializeToString() for which in GRAPHS}
+
+
+def check_names(marked: Marked, classes: Sequence[str], targets: Sequence[str], window: Window | None) -> str:
+    """The task. Raises ExportError where names or window do not fit the model."""
+    kind, names = ("classes", classes) if classes else ("targets", targets)
+    if len(names) != marked.outputs:
+        raise ExportError(f"{kind}: {len(names)} names for the model's {marked.outputs} outputs; give one for each")
+    if len(set(names)) != len(names):
+        raise ExportError(f"{kind}: two have the same name")
+    if classes and len(classes) < 2:
+        raise ExportError("classes: a classification needs two or more; give targets for one value")
+    shape = marked.inputs[0].shape
+    if window is not None and (len(shape) != 2 or shape[1] != window.rows):
+        raise ExportError(
+            f"window: rows is {window.rows}, but a sample of {marked.inputs[0].name} has the shape {shape}; it must be "
+            "[channels, rows]"
+        )
+    return "classification" if classes else "regression"
+
+
 def assemble(
     marked: Marked,
-    batches: Iterable[Batch],
+    graphs: dict[str, bytes],
+    found: Survey,
     reference: Reference,
     out: str | Path,
     *,
@@ -48,23 +72,14 @@ def assemble(
     window: Window | None,
     tolerance: float,
     provenance: dict[str, Any],
+    others: Sequence[Comparison] = (),
 ) -> Exported:
-    """Write the bundle. Raises ExportError where the parts contradict each other or parity fails."""
-    task = "classification" if classes else "regression"
-    names = list(classes or targets)
-    if len(names) != marked.outputs:
-        kind = "classes" if classes else "targets"
-        raise ExportError(f"{kind}: {len(names)} names for the model's {marked.outputs} outputs; give one for each")
-    if len(set(names)) != len(names):
-        raise ExportError("classes: two have the same name")
-    _check_window(marked, window)
-    graphs: dict[str, bytes] = {which: lower(marked, which).SerializeToString() for which in GRAPHS}
-    found = survey(graphs["observe"], marked, task, batches)
-    comparisons = compare(marked, graphs, reference, found.samples)
+    """Prove parity and write the bundle; `others` are comparisons made already. Raises ExportError where one fails."""
+    comparisons = [*others, *compare(marked, graphs, reference, found.samples)]
     refuse(comparisons, tolerance)
     manifest = {
         "name": name,
-        "task": task,
+        "task": "classification" if classes else "regression",
         "inputs": [i.model_dump() for i in marked.inputs],
         "window": window.model_dump() if window else None,
         "classes": list(classes),
@@ -84,17 +99,6 @@ def assemble(
     }
     bundle = write_bundle(out, manifest, graphs, found.source)
     return Exported(bundle, comparisons, marked.notes)
-
-
-def _check_window(marked: Marked, window: Window | None) -> None:
-    if window is None:
-        return
-    shape = marked.inputs[0].shape
-    if len(shape) != 2 or shape[1] != window.rows:
-        raise ExportError(
-            f"window: rows is {window.rows}, but a sample of {marked.inputs[0].name} has the shape {shape}; it must be "
-            "[channels, rows]"
-        )
 
 
 def versions() -> dict[str, str]:

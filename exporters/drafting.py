@@ -10,6 +10,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+PREFIX = "trimtab/"
+"""Begins the names of all drafted values and nodes."""
+
 
 class Draft:
     """The nodes and initializers of a graph that is being written, in order."""
@@ -23,12 +26,12 @@ class Draft:
     def fresh(self, hint: str) -> str:
         """A name that no other value has."""
         self._count += 1
-        return f"trimtab/{hint}_{self._count}"
+        return f"{PREFIX}{hint}_{self._count}"
 
     def node(self, op: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
         """Append a node of one output and return the output's name."""
         name = out or self.fresh(op)
-        self.nodes.append(helper.make_node(op, list(inputs), [name], name=f"trimtab/{op}_{name}", **attributes))
+        self.nodes.append(helper.make_node(op, list(inputs), [name], name=f"{PREFIX}{op}_{name}", **attributes))
         return name
 
     def split(self, value: str, sizes: Sequence[int], axis: int = 1) -> list[str]:
@@ -37,7 +40,7 @@ class Draft:
             return [value]
         names = [self.fresh("part") for _ in sizes]
         cut = self.constant(np.asarray(sizes, np.int64))
-        self.nodes.append(helper.make_node("Split", [value, cut], names, name=f"trimtab/Split_{names[0]}", axis=axis))
+        self.nodes.append(helper.make_node("Split", [value, cut], names, name=f"{PREFIX}Split_{names[0]}", axis=axis))
         return names
 
     def concat(self, values: Sequence[str], axis: int = 1) -> str:

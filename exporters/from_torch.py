@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from trimtab.exporters.assembly import Exported, assemble
+from trimtab.exporters.assembly import Exported, assemble, check_names, lower_all
 from trimtab.exporters.inputs import DEFAULT, Calibrations, PerInput, describe_inputs
+from trimtab.exporters.onnx_file import logits
 from trimtab.exporters.parity import TOLERANCE
 from trimtab.exporters.reference import Reference
-from trimtab.exporters.survey import Batch
+from trimtab.exporters.survey import Batch, survey
 from trimtab.exporters.trace import prepare, to_tensor, trace
 from trimtab.runtime.bundle import Window
 from trimtab.runtime.errors import ExportError
@@ -65,7 +66,7 @@ def export(
 ) -> Exported:
     """Export `model` as a bundle into folder `out`, after proof that its graphs compute what the model computes.
 
-    - `model` returns one tensor `[N, K]` (logits or values; `[N]` for one value) from standardised inputs. It is
+    - `model` returns one tensor `[N, K]` (logits, not probabilities, or values; `[N]` for one value) from standardised inputs. It is
       exported in evaluation mode as float32, from a copy.
     - `example_inputs`: one batch, for shapes and types: a tensor or array `[n, ...]`, a sequence of them (passed by
       position), or a mapping (passed by keyword). Whole-number inputs (token ids) are no sensors and have no
@@ -108,9 +109,14 @@ def export(
     marked, found = trace(
         copied, list(tensors.values()), inputs, by_name=by_name, head=head, frozen=frozen, notes=notes
     )
+    if classes and logits(marked.model) != marked.model.graph.output[0].name:
+        raise ExportError("the model ends in a Softmax; a bundle's outputs are logits: leave the Softmax out")
+    task = check_names(marked, classes, targets, window)
+    graphs = lower_all(marked)
     return assemble(
         marked,
-        source_batches,
+        graphs,
+        survey(graphs["observe"], marked, task, source_batches),
         Reference(copied, marked, found, by_name),
         out,
         name=name,

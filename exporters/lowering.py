@@ -16,10 +16,13 @@ import onnx
 from onnx import TensorProto, helper
 
 from trimtab.adapters.parameters import ParameterLayout
-from trimtab.exporters.drafting import Draft
+from trimtab.exporters.drafting import PREFIX, Draft
 from trimtab.exporters.marked import DOMAIN, FEATURES, NORM, Layer, Marked
 from trimtab.exporters.taps import Taps
 from trimtab.runtime.bundle import Input
+
+EPSILON = 2.0**-16
+"""For a batch norm of unit variance: cuDNN takes none below 1e-5, and 1 - EPSILON is exact in float32."""
 
 RESERVED = ("y", "features", "moments", "slot", "bank")
 
@@ -48,11 +51,14 @@ class _Lowering:
     def run(self) -> onnx.ModelProto:
         graph = self.marked.model.graph
         output = graph.output[0].name
-        names = {i.name for i in self.marked.inputs}
-        taken = {*RESERVED, *(p.name for p in self.layout)} - names
-        for value in _values(graph):
-            if value in taken:
-                self.rename[value] = f"model/{value}"
+        taken = {*RESERVED, *(p.name for p in self.layout)}
+        values = _values(graph)
+        for value in sorted(values - {i.name for i in self.marked.inputs}):
+            if value in taken or value.startswith(PREFIX):
+                name = f"model/{value}"
+                while name in values:
+                    name = f"model/{name}"
+                self.rename[value] = name
         for tensor in graph.initializer:
             copy = onnx.TensorProto()
             copy.CopyFrom(tensor)
@@ -166,6 +172,8 @@ class _Lowering:
         x = self.rename.get(node.input[0], node.input[0])
         if layer.kind == "batch":
             value = self._batch(layer, x, shape)
+        elif layer.kind == "bias":
+            value = self._bias(layer, x, shape)
         else:
             if self.taps:
                 self.taps.twice(layer, x, shape)
@@ -186,9 +194,23 @@ class _Lowering:
         if self.taps:
             if (weight, bias) == (ones, zeros):
                 return x
-            return draft.node("BatchNormalization", x, weight, bias, zeros, ones, epsilon=0.0)
+            rest = draft.constant(np.full(layer.channels, 1.0 - EPSILON, np.float32))
+            return draft.node("BatchNormalization", x, weight, bias, zeros, rest, epsilon=EPSILON)
         mean, var = (self.parts[layer.parameter(p)] for p in ("mean", "var"))
         return draft.node("BatchNormalization", x, weight, bias, mean, var, epsilon=layer.eps)
+
+    def _bias(self, layer: Layer, x: str, shape: list[int]) -> str:
+        """x + bias. Its moments are taken after a bias has been added, which folds into the layer before."""
+        draft, bias = self.draft, self.parts[layer.parameter("bias")]
+        if self.taps and self.banked:
+            source = layer.values["bias"].reshape([layer.channels] + [1] * (len(shape) - 1 - layer.axes(len(shape))[0]))
+            x = draft.node("Add", x, draft.constant(source))
+            bias = draft.node("Sub", bias, draft.constant(layer.values["bias"]))
+            self.taps.once(layer, x, shape)
+        x = self._scaled(layer, x, shape, (None, bias))
+        if self.taps and not self.banked:
+            self.taps.once(layer, x, shape)
+        return x
 
     def _scaled(self, layer: Layer, x: str, shape: list[int], affine: tuple[str | None, str | None]) -> str:
         """x * scale + shift, per sample `[N, C]` where banked, else `[C]`."""
@@ -207,8 +229,6 @@ class _Lowering:
         draft = self.draft
         weight = self.parts[layer.parameter("weight")] if "weight" in layer.values else None
         bias = self.parts[layer.parameter("bias")] if "bias" in layer.values else None
-        if layer.kind == "bias":
-            return self._scaled(layer, x, shape, (None, bias))
         if layer.kind == "layer":
             first = len(shape) - len(layer.dims)
             if self.banked or len(layer.dims) > 1:
@@ -235,13 +255,17 @@ class _Lowering:
         draft = self.draft
         centres, spreads = [], []
         for layer in self.marked.layers:
-            if layer.kind != "batch":
-                centre = draft.constant(np.zeros(layer.channels, np.float32))
-                spread = draft.constant(np.ones(layer.channels, np.float32))
-            else:
+            spread = draft.constant(np.ones(layer.channels, np.float32))
+            if layer.kind == "batch":
                 eps = draft.constant(np.asarray([layer.eps], np.float32))
                 centre, var = self._taken_off(layer)
                 spread = draft.node("Sqrt", draft.node("Add", var, eps))
+            elif layer.kind == "bias" and not self.banked:
+                centre = draft.node("Neg", self.parts[layer.parameter("bias")])
+            elif layer.kind == "bias":
+                centre = draft.constant(-layer.values["bias"])
+            else:
+                centre = draft.constant(np.zeros(layer.channels, np.float32))
             centres.append(centre)
             spreads.append(spread)
         return draft.concat(centres, axis=0), draft.concat(spreads, axis=0)
@@ -319,6 +343,8 @@ def _renamed(node: onnx.NodeProto, names: dict[str, str]) -> onnx.NodeProto:
     """A copy of `node` that reads and writes other names, also within its subgraphs."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
+    if copy.name.startswith(PREFIX):
+        copy.name = f"model/{copy.name}"
     _rename(copy, names)
     return copy
 

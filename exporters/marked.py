@@ -11,6 +11,7 @@ mean of zeros and a bias of zeros become one), so that a name in the graph says 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -64,7 +65,7 @@ class Layer:
         """The channel axes of an input of that rank."""
         if self.kind == "layer":
             return tuple(range(rank - len(self.dims), rank))
-        return (self.channel_axis,)
+        return (self.channel_axis % rank,)
 
 
 @dataclass(frozen=True)
@@ -126,3 +127,31 @@ class Marked:
         values["feature.shift"] = np.zeros(self.features, np.float32)
         values["output.shift"] = np.zeros(self.outputs, np.float32)
         return self.layout().flatten(values)
+
+
+Shape = tuple[int, ...]
+
+
+def place_of_samples(uses: Sequence[tuple[Shape, Shape]], dims: int = 0) -> tuple[int, int] | None:
+    """The axis of a norm's input on which the samples lie, and how many of its rows belong to one sample.
+
+    `uses`: the input's shape with 2 and with 3 samples, at each place where the norm is used; `dims`: number of
+    trailing axes over which a layer norm normalises, 0 for other norms, whose channels are on axis 1. None where the
+    input does not depend on the number of samples. Raises ValueError where the samples have no axis of their own.
+    """
+    places: set[tuple[int, int] | None] = set()
+    for two, three in uses:
+        changed = [i for i, (a, b) in enumerate(zip(two, three, strict=True)) if a != b]
+        if not changed:
+            places.add(None)
+            continue
+        axis = changed[0]
+        fold = two[axis] // 2
+        channels = range(len(two) - dims, len(two)) if dims else (1,)
+        first = axis == 0 or (dims > 0 and fold == 1)
+        if len(changed) > 1 or (two[axis], three[axis]) != (2 * fold, 3 * fold) or not first or axis in channels:
+            raise ValueError("the samples have no axis of their own")
+        places.add((axis, fold))
+    if len(places) != 1:
+        raise ValueError("the samples lie on different axes where the norm is used more than once")
+    return places.pop()

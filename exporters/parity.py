@@ -165,7 +165,5 @@ def table(found: list[Comparison]) -> Iterator[str]:
     """One line per graph and output: the greatest difference over inputs and parameters, for each batch size."""
     yield f"{'graph':<9}{'output':<10}" + "".join(f"{f'batch {b}':>11}" for b in BATCHES)
     for graph, output in dict.fromkeys((c.graph, c.output) for c in found):
-        cells = (
-            max(c.difference for c in found if (c.graph, c.output, c.batch) == (graph, output, b)) for b in BATCHES
-        )
-        yield f"{graph:<9}{output:<10}" + "".join(f"{cell:>11.1e}" for cell in cells)
+        cells = ([c.difference for c in found if (c.graph, c.output, c.batch) == (graph, output, b)] for b in BATCHES)
+        yield f"{graph:<9}{output:<10}" + "".join(f"{max(cell):>11.1e}" if cell else f"{'-':>11}" for cell in cells)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from trimtab.drift import signals
 from trimtab.exporters.marked import Array, Marked
@@ -17,6 +18,16 @@ from trimtab.runtime.errors import ExportError
 
 Batch = tuple[Any, Any]
 """Inputs (an array; a sequence of arrays; or a mapping of input name to array) and labels `[n]`, or None."""
+
+RUNTIME_ERRORS: tuple[type[Exception], ...] = (
+    errors.Fail,
+    errors.InvalidArgument,
+    errors.InvalidGraph,
+    errors.InvalidProtobuf,
+    errors.NotImplemented,
+    errors.RuntimeException,
+)
+"""What ONNX Runtime raises where a model cannot be loaded or run; they have no base class of their own."""
 
 KEPT = 64
 """Source samples kept for the comparison of the graphs."""

@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from trimtab.exporters.marked import Array, Layer, Marked
+from trimtab.exporters.marked import Array, Layer, Marked, Shape, place_of_samples
 from trimtab.runtime.bundle import Input
 from trimtab.runtime.errors import ExportError
 
 OPSET = 18
 """What torch's exporter writes natively; later ones are made by a version conversion that it may refuse."""
 
-Shape = tuple[int, ...]
 HEADS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 PLAIN_FORWARDS = (
@@ -252,31 +251,18 @@ def describe(name: str, module: nn.Module, samples_axis: int, fold: int) -> Laye
     raise ExportError(f"{name}: {type(module).__name__} is no norm that a bundle knows")
 
 
-def _samples(name: str, module: nn.Module, uses: list[tuple[Shape, Shape]]) -> tuple[int, int] | None:
-    """The axis on which the samples lie in the norm's input, and how many rows of it belong to one sample.
-
-    None where the input does not depend on the samples. Raises ExportError where they have no axis of their own.
-    """
-    places: set[tuple[int, int] | None] = set()
-    for two, three in uses:
-        changed = [i for i, (a, b) in enumerate(zip(two, three, strict=True)) if a != b]
-        if not changed:
-            places.add(None)
-            continue
-        axis = changed[0]
-        fold = two[axis] // 2
-        layer = isinstance(module, nn.LayerNorm)
-        normalised = (
-            range(len(two) - len(module.normalized_shape), len(two)) if isinstance(module, nn.LayerNorm) else (1,)
-        )
-        banked = axis == 0 or (layer and fold == 1)
-        if len(changed) > 1 or (two[axis], three[axis]) != (2 * fold, 3 * fold) or not banked or axis in normalised:
-            places = {None, (0, 0)}
-            break
-        places.add((axis, fold))
-    if len(places) != 1:
+def _samples(
+    name: str, module: nn.Module, uses: Sequence[tuple[Shape, Shape]], whole: Whole, example: Sequence[Tensor]
+) -> tuple[int, int] | None:
+    """See `place_of_samples`. Raises ExportError where the samples have no axis, or are not one after another on it."""
+    dims = len(module.normalized_shape) if isinstance(module, nn.LayerNorm) else 0
+    try:
+        place = place_of_samples(uses, dims)
+    except ValueError:
+        raise _scattered(name, module) from None
+    if place is not None and place[1] > 1 and not _one_after_another(whole, example, module, place[1]):
         raise _scattered(name, module)
-    return places.pop()
+    return place
 
 
 def _scattered(name: str, module: nn.Module) -> ExportError:
@@ -319,9 +305,7 @@ def trace(
     seen = rehearse(whole, example, norms, head)
     layers = []
     for name, uses in seen.shapes.items():
-        place = _samples(name, norms[name], uses)
-        if place is not None and place[1] > 1 and not _one_after_another(whole, example, norms[name], place[1]):
-            raise _scattered(name, norms[name])
+        place = _samples(name, norms[name], uses, whole, example)
         if place is None:
             notes.append(f"{name}: its input is the same for every sample, so it is left as it is")
         else:
