@@ -251,7 +251,8 @@ def write_bundle(
     names = {which: f"{which}.onnx" for which in graphs}
     for which, data in graphs.items():
         (path / names[which]).write_bytes(data)
-    np.savez_compressed(path / "source.npz", **source)
+    # Without allow_pickle=False: older NumPy would store it as an array. Plain arrays are never pickled.
+    np.savez_compressed(path / "source.npz", **source)  # type: ignore[arg-type]
     files = {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in (*names.values(), "source.npz")}
     whole = {
         "schema_version": SCHEMA,
