@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-import json
 import queue
 import shutil
 import socket
@@ -30,18 +29,14 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from benchmarks import report
+from trimtab.runtime.embedded_broker import embedded_broker, free_port
+
 PATIENCE = 5.0
 """Seconds after which something that did not come counts as missing."""
 VERSIONS = {"3.1.1": mqtt.MQTTv311, "5": mqtt.MQTTv5}
 PAYLOAD = 300
 Start = Callable[[str], "Iterator[int]"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for(port: int) -> None:
@@ -91,6 +86,7 @@ def amqtt(version: str) -> Iterator[int]:
     thread.start()
     config = {
         "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}},
+        "session_expiry_interval": 600,
         "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
     }
 
@@ -111,34 +107,9 @@ def amqtt(version: str) -> Iterator[int]:
 
 @contextmanager
 def iotcore(version: str) -> Iterator[int]:
-    """PyPI's iotcore: Rust's rumqttd in a child process; one protocol version a listener, MQTT 5 by a TOML file."""
-    from iotcore import Broker
-
-    port = free_port()
-    section = "v4" if version == "3.1.1" else "v5"
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "broker.toml"
-        file.write_text(
-            f"""id = 0
-[router]
-id = 0
-max_connections = 100
-max_outgoing_packet_count = 200
-max_segment_size = 104857600
-max_segment_count = 10
-[{section}.1]
-name = "loopback"
-listen = "127.0.0.1:{port}"
-next_connection_delay_ms = 1
-[{section}.1.connections]
-connection_timeout_ms = 60000
-max_payload_size = 1048576
-max_inflight_count = 512
-dynamic_filters = false
-"""
-        )
-        with Broker(config_path=str(file)):
-            yield port
+    """PyPI's iotcore: Rust's rumqttd in a child process; one protocol version a listener."""
+    with embedded_broker("5" if version == "5" else "3.1.1") as port:
+        yield port
 
 
 BROKERS: dict[str, Callable[[str], object]] = {"mosquitto": mosquitto, "amqtt": amqtt, "iotcore": iotcore}
@@ -377,8 +348,7 @@ def speed(start: Callable[[str], object], version: str, messages: int, window: i
         )
         client = None
         try:
-            assert_ready = echo.stdout.readline() if echo.stdout is not None else ""
-            if assert_ready != "ready\n":
+            if echo.stdout is None or echo.stdout.readline() != "ready\n":
                 return float("nan")
             client = Client(port, version, "speed")
             client.subscribe("out")
@@ -443,9 +413,8 @@ def closure(name: str) -> set[str]:
 @click.option("--messages", default=4000, show_default=True)
 @click.option("--window", default=100, show_default=True, help="Messages under way at a time.")
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/out/brokers.json"), show_default=True)
-def main(messages: int, window: int, rounds: int, out: Path) -> None:
-    """Compare the brokers, print a table, write a JSON file."""
+def main(messages: int, window: int, rounds: int) -> None:
+    """Compare the brokers, print a table, write benchmarks/out/brokers.json."""
     names = []
     for name in BROKERS:
         try:
@@ -456,38 +425,28 @@ def main(messages: int, window: int, rounds: int, out: Path) -> None:
             names.append(name)
         except (FileNotFoundError, importlib.metadata.PackageNotFoundError):
             click.echo(f"{name} is not installed and left out")
-    result: dict[str, dict[str, object]] = {name: {"weight": weight(name)} for name in names}
-    for name in names:
-        result[name]["features"] = {
-            feature: {version: try_feature(BROKERS[name], version, probe) for version in VERSIONS}
-            for feature, probe in FEATURES.items()
-        }
-    rates: dict[str, dict[str, list[float]]] = {name: {version: [] for version in VERSIONS} for name in names}
+    columns = [(name, version) for name in names for version in VERSIONS]
+    rows: list[dict[str, object]] = []
+    for feature, probe in FEATURES.items():
+        row: dict[str, object] = {"": feature}
+        for name, version in columns:
+            row[f"{name} {version}"] = "yes" if try_feature(BROKERS[name], version, probe) else "NO"
+        rows.append(row)
+    rates: dict[tuple[str, str], list[float]] = {column: [] for column in columns}
     for _ in range(rounds):
-        for version in VERSIONS:
-            for name in names:
-                rates[name][version].append(speed(BROKERS[name], version, messages, window))
-    for name in names:
-        result[name]["echoes_per_second"] = {v: statistics.median(rates[name][v]) for v in VERSIONS}
-
-    click.echo(f"{'':26}" + "".join(f"{name:>20}" for name in names))
-    click.echo(f"{'':26}" + "".join(f"{'3.1.1':>13}{'5':>7}" for _ in names))
-    for feature in FEATURES:
-        cells = ""
-        for name in names:
-            values = result[name]["features"][feature]  # type: ignore[index]
-            cells += f"{'yes' if values['3.1.1'] else 'NO':>13}{'yes' if values['5'] else 'NO':>7}"
-        click.echo(f"{feature:26}{cells}")
-    cells = ""
-    for name in names:
-        figures = result[name]["echoes_per_second"]
-        cells += f"{figures['3.1.1']:>13,.0f}{figures['5']:>7,.0f}"  # type: ignore[index]
-    click.echo(f"{'echoes a second':26}{cells}")
-    for name in names:
-        click.echo(f"{name}: {result[name]['weight']}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    click.echo(f"written: {out}")
+        for name, version in columns:
+            rates[name, version].append(speed(BROKERS[name], version, messages, window))
+    # As text: a column of the table is either all numbers or none.
+    figures = {f"{n} {v}": f"{statistics.median(rates[n, v]):.0f}" for n, v in columns}
+    rows.append({"": "echoes a second", **figures})
+    report.write(
+        "brokers",
+        rows,
+        messages=messages,
+        window=window,
+        payload=PAYLOAD,
+        **{name: weight(name) for name in names},
+    )
 
 
 if __name__ == "__main__":

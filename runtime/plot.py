@@ -99,6 +99,7 @@ def draw(
     reference: Mapping[str, NDArray[np.float64]],
     title: str,
     *,
+    subtitle: str = "",
     task: str = "classification",
 ) -> None:
     """Write the picture of `trace` as PNG (or what else `file`'s name says), beside `static` where it is given.
@@ -116,6 +117,7 @@ def draw(
     top, middle, band = figure.subplots(3, 1, sharex=True, height_ratios=heights)
     figure.subplots_adjust(left=0.075, right=0.865, top=0.865, bottom=0.085, hspace=0.12)
     figure.text(0.075, 0.955, title, fontsize=14, fontweight="bold", color=INK)
+    figure.text(0.075, 0.922, subtitle, fontsize=10, color=FAINT)
     _segments([top, middle], trace)
     if scored:
         _scores(top, trace, static, task)
@@ -125,12 +127,13 @@ def draw(
     _band(band, trace)
     for axes in (top, middle, band):
         axes.set_xlim(0, max(1, len(trace.score) - 1))
-        axes.tick_params(colors=FAINT, labelsize=9, length=0)
+        axes.tick_params(which="both", colors=FAINT, labelsize=9, length=0)
         for side in axes.spines.values():
             side.set_visible(False)
+    band.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     band.set_xlabel(f"window of stream {trace.stream}", color=INK, fontsize=10)
     try:
-        figure.savefig(file)
+        figure.savefig(file, pil_kwargs={"optimize": True} if Path(file).suffix.lower() == ".png" else {})
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise RecordingError(f"{file}: cannot be written ({reason}); give the name of a PNG file") from None
@@ -161,10 +164,10 @@ def _scores(axes: Any, trace: Trace, static: Trace | None, task: str) -> None:
         named.insert(0, ("static", static, STATIC))
     lasts = []
     for label, run, colour in named:
-        x, y = rolling(np.array(run.score), np.array(_starts(run.segment)))
+        x, y = rolling(np.array(run.score), np.array(_starts(run.segment)), least=SPAN // 5)
         y = 100 * y if task == "classification" else np.sqrt(y)
         axes.plot(x, y, color=colour, linewidth=2.2, zorder=4, solid_capstyle="round")
-        if label and len(y):
+        if label and np.isfinite(y).any():
             lasts.append((float(y[np.isfinite(y)][-1]), label, colour))
     if task == "classification":
         axes.set_ylim(0, 104)
@@ -269,13 +272,13 @@ def _band(axes: Any, trace: Trace) -> None:
     for i, state in enumerate(seen):
         axes.text(
             1.012,
-            0.98 - i * 0.33,
+            0.97 - i * 0.3,
             state.replace("_", " "),
             transform=axes.transAxes,
-            fontsize=8.5,
+            fontsize=8,
             va="center",
             color=INK,
-            bbox={"facecolor": STATES[state], "linewidth": 0, "pad": 1.5},
+            bbox={"facecolor": STATES[state], "linewidth": 0, "pad": 1.2},
         )
 
 
@@ -300,11 +303,11 @@ def _line_ends(axes: Any, lasts: list[tuple[float, str, str]], *, gap: float, lo
 
 
 def rolling(
-    values: NDArray[np.float64], starts: NDArray[np.int64], span: int = SPAN
+    values: NDArray[np.float64], starts: NDArray[np.int64], span: int = SPAN, least: int = 1
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Mean of the last `span` values at each place, begun anew at each of `starts`; NaN values are passed over.
 
-    Returns the places and the means, both `[n]`; NaN where there is no value.
+    Returns the places and the means, both `[n]`; NaN where there are fewer than `least` values.
     """
     n = len(values)
     known = np.isfinite(values)
@@ -316,7 +319,7 @@ def rolling(
         begin = np.maximum(begin, starts[np.searchsorted(starts, end - 1, side="right") - 1])
     number = count[end] - count[begin]
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = (total[end] - total[begin]) / np.where(number > 0, number, np.nan)
+        mean = (total[end] - total[begin]) / np.where(number >= least, number, np.nan)
     return end - 1, mean
 
 
