@@ -99,7 +99,7 @@ def build(
     """
     entry = describe(name)
     if not SHORTEST <= every <= LONGEST:
-        raise ValueError(f"false alarms every {every:g} values: give a number from {SHORTEST:g} to {LONGEST:g}")
+        raise ValueError(f"one false alarm in {every:g} values is asked for; give a number from {SHORTEST:g} to {LONGEST:g}")
     settings = {key: _checked(name, entry.options, key, value) for key, value in (options or {}).items()}
     if reference is not None:
         reference = np.asarray(reference, np.float64).ravel()
@@ -136,7 +136,7 @@ def build_monitor(
 def _checked(name: str, options: Mapping[str, Option], key: str, value: Any) -> Any:
     option = options.get(key)
     if option is None:
-        known = f"it has {', '.join(options)}" if options else "it has none"
+        known = f"use one of {', '.join(options)}" if options else "leave it out, it has none"
         raise ValueError(f"detector {name} has no option {key!r}; {known}")
     wanted = {int: "a whole number", float: "a number", list: "a list of numbers", bool: "true or false"}[option.kind]
     values = value if option.kind is list and isinstance(value, list | tuple) and value else [value]
@@ -148,5 +148,5 @@ def _checked(name: str, options: Mapping[str, Option], key: str, value: Any) -> 
             right = right and values is not None and isinstance(value, list | tuple)
         if not right or not (option.kind is bool or option.low <= v <= option.high):
             limits = "" if option.kind is bool else f" from {option.low:g} to {option.high:g}"
-            raise ValueError(f"detector {name}: option {key} must be {wanted}{limits}, not {value!r}")
+            raise ValueError(f"detector {name}: option {key} is {value!r}; give {wanted}{limits}")
     return tuple(float(v) for v in value) if option.kind is list else option.kind(value)

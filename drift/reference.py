@@ -9,6 +9,7 @@ of it (moving-block bootstrap, Kuensch 1989), and the threshold is read off the 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 STREAMS = 128
 LENGTH = 4096
 """Simulated values: STREAMS x LENGTH, about 80 ms a call of `thresholds`."""
+
+MARGIN = 2.0
+"""Thresholds are set for so many times the run length asked: a recording is a sample, and its tail is uncertain."""
 
 TAIL = 100
 """Largest excursions from which rarer ones are extrapolated."""
@@ -97,22 +101,26 @@ def height(heights: NDArray[np.float64], values: int, every: float) -> float:
 
 
 def thresholds(
-    z: NDArray[np.float64], k: NDArray[np.float64], clip: NDArray[np.float64], every: float, correlation: float
+    z: NDArray[np.float64],
+    k: NDArray[np.float64],
+    clip: NDArray[np.float64],
+    every: Sequence[float],
+    correlation: float,
 ) -> NDArray[np.float64]:
-    """Thresholds `[K, 2]` (upwards, downwards) at which each CUSUM alarms once in `every` values like `z [n]`.
+    """Thresholds `[K, 2]` (upwards, downwards) at which each CUSUM alarms once in its `every [K]` values like `z [n]`.
 
-    `k [K]`: reference values; `clip [K]`: bounds of |z|; `correlation`: the `inflation` of z. Blocks are 2 x
-    `correlation` long. A recording holds few independent stretches (n / block), so that a level a little beyond the
-    highest seen is to be expected: each block is moved by Silverman's bandwidth times the deviation of a block's
-    mean (smoothed bootstrap, Silverman and Young 1987).
+    `k [K]`: reference values; `clip [K]`: bounds of |z|; `correlation`: the `inflation` of z. Blocks are 16
+    + 2 x `correlation` long, so that most sums that alarm lie within one. A recording holds few such stretches, so
+    that a level a little beyond the highest seen is to be expected: each block is moved by Silverman's bandwidth
+    times the deviation of a block's mean (smoothed bootstrap, Silverman and Young 1987).
     """
-    block = max(1, math.ceil(2 * correlation))
+    block = 16 + math.ceil(2 * correlation)
     spread = 1.06 * math.sqrt(correlation / block) * max(z.size / block, 1.0) ** -0.2
     rng = np.random.default_rng(0)
     streams = resample(z, block, STREAMS, LENGTH, rng, spread)
     result = np.empty((k.size, 2))
-    for row, (allowance, bound) in enumerate(zip(k, clip, strict=True)):
+    for row, (allowance, bound, apart) in enumerate(zip(k, clip, every, strict=True)):
         for side, sign in enumerate((1.0, -1.0)):
             (found,) = excursions(np.clip(sign * streams, -bound, bound), np.array([allowance]))
-            result[row, side] = height(found, streams.size, every)
+            result[row, side] = height(found, streams.size, MARGIN * apart)
     return result

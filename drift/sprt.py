@@ -16,11 +16,13 @@ in to 4 s, so that one wild value spoils nothing. Phi^-1(T(.)) is Wallace's (195
 
 **Reference.** Given a recording of the normal signal, mean, deviation and autocorrelation are known beforehand, and
 thresholds come from a bootstrap of it (trimtab.drift.reference). n then counts independent values (count divided by
-the recording's variance inflation), and a second shift of sqrt(inflation) sigmas is watched for: where a change of
-class moves the level by a sigma for half a minute, one sigma is no drift, and what is beyond the usual levels should
-count at once. Without a reference, values are taken to be independent and thresholds are exact for Gaussian ones.
+the recording's variance inflation r), and a second shift of 1.25 sqrt(r) sigmas, at most 6, is watched for: where a
+change of class moves the level by a sigma for half a minute, one sigma is no drift, and what is beyond the usual
+levels should count at once. The stream's own values go on to move the baseline. Without a reference, values are taken
+to be independent and thresholds are exact for Gaussian ones.
 
-The accepted rate is split evenly over the directions and shifts (Bonferroni).
+The accepted rate is split over the two directions evenly, and over shifts in proportion to their size: what a rarer
+alarm costs in delay is small beside the delay of a small shift.
 """
 
 from __future__ import annotations
@@ -39,6 +41,10 @@ from trimtab.drift.run_length import threshold
 
 WINSOR = 4.0
 """Deviations at which a value is pulled in before it joins the baseline."""
+
+PRIOR = 8.0
+"""Independent values that the reference's mean and deviation weigh as much as, beside those of the stream: a stream
+differs from the recording (another person, another place), and is worth more than it after a few minutes."""
 
 LARGEST_SHIFT = 6.0
 HUGE = 1e150
@@ -75,19 +81,20 @@ class Sprt:
         self._memory = float(memory)
         if reference is None:
             self._known: tuple[float, float] | None = None
+            self._weight = 0.0
             self._correlation = 1.0
             sizes = tuple(shifts or (1.0,))
-            share = every * 2 * len(sizes)
-            heights = [[threshold(d / 2, share)] * 2 for d in sizes]
+            heights = [[threshold(d / 2, e)] * 2 for d, e in zip(sizes, _shares(sizes, every), strict=True)]
         else:
-            deviation = float(reference.std())
+            mean, deviation = _winsorised(reference)
             if reference.size < 4 or not 0 < deviation < math.inf:
                 raise ValueError("the reference must hold at least 4 finite values that are not all the same")
-            self._known = (float(reference.mean()), deviation)
-            z = (reference - self._known[0]) / deviation
+            self._known = (mean, deviation)
+            z = (reference - mean) / deviation
             self._correlation = recording.inflation(z)
+            self._weight = min(max(PRIOR * self._correlation, float(warmup)), float(memory), float(reference.size))
             sizes = tuple(shifts or _ladder(self._correlation))
-            heights = _calibrated(z.tobytes(), sizes, every * 2 * len(sizes), self._correlation)
+            heights = _calibrated(z.tobytes(), sizes, every, self._correlation)
         # One chart a shift and direction: (sign, d, bound of z, threshold of S).
         self._charts = [
             (sign, d, _bound(d), max(d * heights[i][side], 1e-9))
@@ -101,10 +108,9 @@ class Sprt:
         self._start(*(self._known or (0.0, 0.0)), learnt=self._known is not None)
 
     def _start(self, mean: float, deviation: float, learnt: bool) -> None:
-        known = self._known is not None
         self._mean = mean
-        self._mean_count = float(self._warmup) if learnt else 0.0
-        self._var_count = float(self._warmup) if known else 0.0  # degrees of freedom
+        self._mean_count = self._weight if learnt else 0.0
+        self._var_count = self._weight  # degrees of freedom
         self._squares = deviation * deviation * self._var_count
         self._learning: list[float] | None = None if learnt else []
         self._sums = [0.0] * len(self._charts)
@@ -203,10 +209,24 @@ class Sprt:
         self._lengths = [int(v) for v in state["lengths"]]
 
 
+def _winsorised(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean and deviation of a recording, with outliers pulled in to WINSOR deviations as in `Sprt`'s baseline."""
+    mean, deviation = float(values.mean()), float(values.std())
+    for _ in range(10):
+        near = np.clip(values, mean - WINSOR * deviation, mean + WINSOR * deviation)
+        mean, deviation = float(near.mean()), float(near.std())
+    return mean, deviation
+
+
 def _ladder(correlation: float) -> tuple[float, ...]:
     """Shifts to watch for in a signal of this variance inflation."""
-    large = min(math.sqrt(correlation), LARGEST_SHIFT)
-    return (1.0, large) if large >= 1.5 else (1.0,)
+    large = min(1.25 * math.sqrt(correlation), LARGEST_SHIFT)
+    return (1.0, large) if correlation >= 1.5 else (1.0,)
+
+
+def _shares(sizes: tuple[float, ...], every: float) -> list[float]:
+    """Run length that each one-sided chart may have so that all of them together have `every` (Bonferroni)."""
+    return [2 * every * sum(sizes) / d for d in sizes]
 
 
 def _bound(d: float) -> float:
@@ -219,5 +239,5 @@ def _calibrated(z: bytes, sizes: tuple[float, ...], every: float, correlation: f
     """`recording.thresholds`, remembered: the detectors of a thousand streams share one reference."""
     shifts = np.array(sizes)
     bounds = np.array([_bound(d) for d in sizes])
-    found = recording.thresholds(np.frombuffer(z), shifts / 2, bounds, every, correlation)
+    found = recording.thresholds(np.frombuffer(z), shifts / 2, bounds, _shares(sizes, every), correlation)
     return [[float(v) for v in row] for row in found]
