@@ -66,8 +66,8 @@ def export(
 ) -> Exported:
     """Export `model` as a bundle into folder `out`, after proof that its graphs compute what the model computes.
 
-    - `model` returns one tensor `[N, K]` (logits, not probabilities, or values; `[N]` for one value) from standardised inputs. It is
-      exported in evaluation mode as float32, from a copy.
+    - `model` returns one tensor `[N, K]` (logits, not probabilities; or values, `[N]` for a single one) from
+      standardised inputs. It is exported in evaluation mode as float32, from a copy.
     - `example_inputs`: one batch, for shapes and types: a tensor or array `[n, ...]`, a sequence of them (passed by
       position), or a mapping (passed by keyword). Whole-number inputs (token ids) are no sensors and have no
       calibration; the bundle takes them as float32.

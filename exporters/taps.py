@@ -20,6 +20,10 @@ from onnx import TensorProto, helper
 from trimtab.exporters.drafting import Draft
 from trimtab.exporters.marked import Layer
 
+FLOOR = 1e-12
+"""Least variance where there is an axis to vary over, in units of the norm's own variance. A channel that is constant
+within a sample would else give 0 or 1e-14 as rounding has it, and 0 means that there is no such axis."""
+
 
 @dataclass(frozen=True)
 class Tap:
@@ -30,6 +34,8 @@ class Tap:
     """Variance `[N, C]`, or where `rank` is given the mean of squares."""
     rank: int = 0
     """0: both are `[N, C]`. Else both are pooled, `[N, C, 1, ...]` of that rank."""
+    spread: bool = True
+    """Whether there is any axis to vary over; else the variance is exactly 0."""
 
 
 @dataclass
@@ -45,7 +51,7 @@ class Taps:
         draft = self.draft
         z, axes = self._apart(layer, z, shape)
         if not axes:
-            tap = Tap(z, self._nothing(z))
+            tap = Tap(z, self._nothing(z), spread=False)
         elif layer.fold == 1:
             # ONNX Runtime's blocked layout (NCHWc) knows this pooling but no reduction, which would have to leave it.
             square = draft.node("GlobalAveragePool", draft.node("Mul", z, z))
@@ -62,7 +68,7 @@ class Taps:
         flat = [-1, layer.channels]
         if not axes:
             mean = draft.reshape(x, flat)
-            tap = Tap(mean, self._nothing(mean))
+            tap = Tap(mean, self._nothing(mean), spread=False)
         else:
             average = draft.average(x, axes, keep=True)
             centred = draft.node("Sub", x, average)
@@ -85,8 +91,8 @@ class Taps:
             means.append(mean)
             variances.append(second)
         mean = draft.node("Add", draft.node("Mul", draft.concat(means), spread), centre)
-        zero = draft.constant(np.zeros((1, 1), np.float32))
-        var = draft.node("Max", draft.concat(variances), zero)
+        floors = [np.full(layer.channels, FLOOR if tap.spread else 0.0, np.float32) for layer, tap in taps]
+        var = draft.node("Max", draft.concat(variances), draft.constant(np.concatenate(floors)[None]))
         var = draft.node("Mul", var, draft.node("Mul", spread, spread))
         axis = draft.constant(np.asarray([1], np.int64))
         both = (draft.node("Unsqueeze", value, axis) for value in (mean, var))
