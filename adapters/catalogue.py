@@ -38,10 +38,10 @@ def build(name: str, given: Mapping[str, Any] | None = None) -> Method:
     values = {}
     for option, value in (given or {}).items():
         if option not in known:
-            raise ValueError(f"{name} has no option {option!r}; it has {', '.join(known)}")
+            raise ValueError(f"{name} has no option {option!r}; use one of {', '.join(known)}")
         whole = isinstance(known[option], int)
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-            raise ValueError(f"{name}: {option} is {value!r}; it must be a {'whole number' if whole else 'number'}")
+            raise ValueError(f"{name}: {option} is {value!r}; give a {'whole number' if whole else 'number'}")
         values[option] = value if whole else float(value)
     return method(**values)
 

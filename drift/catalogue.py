@@ -99,7 +99,9 @@ def build(
     """
     entry = describe(name)
     if not SHORTEST <= every <= LONGEST:
-        raise ValueError(f"one false alarm in {every:g} values is asked for; give a number from {SHORTEST:g} to {LONGEST:g}")
+        raise ValueError(
+            f"one false alarm in {every:g} values is asked for; give a number from {SHORTEST:g} to {LONGEST:g}"
+        )
     settings = {key: _checked(name, entry.options, key, value) for key, value in (options or {}).items()}
     if reference is not None:
         reference = np.asarray(reference, np.float64).ravel()

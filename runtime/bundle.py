@@ -8,7 +8,10 @@ is covered by a sha256.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,9 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from trimtab.adapters.parameters import Kind, Parameter, ParameterLayout
 from trimtab.runtime.errors import BundleError
-from trimtab.runtime.validation import sentence
+from trimtab.runtime.validation import NotYaml, listed, read_yaml, sentence, shown
 
 SCHEMA = 1
+AGAIN = "export the bundle again"
+"""The mend of what an exporter writes and nobody should have touched."""
 GRAPHS = ("serve", "observe", "banked", "probe")
 """serve: y. observe: y, features, moments. banked: serve with `slot` and `bank`. probe: observe likewise."""
 
@@ -30,7 +35,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Calibration(Strict):
@@ -56,6 +61,25 @@ class Input(Strict):
     calibration: Calibration | None = None
     """None: the input is no sensor (say, token ids), and has no part in theta."""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Input:
+        count = self.shape[0] if self.shape else 0
+        if not self.shape:
+            raise ValueError("shape is empty")
+        for key in ("channels", "mean", "std"):
+            if len(getattr(self, key)) not in (0, count):
+                raise ValueError(f"{key} has {len(getattr(self, key))} entries where the shape has {count} channels")
+        if len(set(self.channels)) != len(self.channels):
+            raise ValueError(f"channels holds a name twice: {listed(self.channels)}")
+        if any(s <= 0 for s in self.std):
+            raise ValueError(f"std holds {shown(min(self.std))}, which is not more than 0")
+        if self.calibration is not None:
+            if not set(self.calibration.signs) <= set(range(count)):
+                raise ValueError(f"calibration.signs names a channel that is not among 0 to {count - 1}")
+            if any(sorted(order) != list(range(count)) for order in self.calibration.orders):
+                raise ValueError(f"calibration.orders holds one that is no order of the channels 0 to {count - 1}")
+        return self
+
 
 class Window(Strict):
     """How a stream's rows `[C]` become samples `[C, rows]`."""
@@ -73,7 +97,7 @@ class Norm(Strict):
     kind: Literal["batch", "group", "layer", "instance", "bias"]
     """`bias`: no norm any more, but a per-channel bias left by a folded one (imported files)."""
     channels: PositiveInt
-    eps: float
+    eps: Annotated[float, Field(ge=0)]
     groups: int = 0
 
 
@@ -94,7 +118,7 @@ class Manifest(Strict):
     classes: list[str] = []
     targets: list[str] = []
     norms: list[Norm]
-    features: int
+    features: Annotated[int, Field(ge=0)]
     """F: size of the feature vector before the last layer; 0 where none was found."""
     parameters: list[ParameterEntry]
     graphs: dict[Literal["serve", "observe", "banked", "probe"], str]
@@ -119,12 +143,32 @@ class Manifest(Strict):
             raise ValueError("graphs: the serve graph is missing")
         if self.window is not None and len(self.inputs[0].shape) != 2:
             raise ValueError("window: only an input of shape [channels, rows] can be windowed")
+        if self.window is not None and (len(self.inputs) > 1 or self.inputs[0].shape[1] != self.window.rows):
+            raise ValueError(
+                f"window.rows: a window of {self.window.rows} rows is not the one input's shape {self.inputs[0].shape}"
+            )
+        _once("inputs", [i.name for i in self.inputs])
+        _once("classes", self.classes)
+        _once("targets", self.targets)
+        _once("norms", [n.name for n in self.norms])
+        _once("parameters", [p.name for p in self.parameters])
+        sizes = {n.name: n.channels for n in self.norms} | {i.name: i.shape[0] for i in self.inputs}
+        for i, p in enumerate(self.parameters):
+            wanted = self.features if p.kind == "feature.shift" else sizes.get(p.owner, p.size)
+            wanted = len(self.outputs) if p.kind == "output.shift" else wanted
+            if p.size != wanted:
+                raise ValueError(f"parameters.{i}.size: {p.name} has {p.size} values where {wanted} belong")
         return self
 
     @property
     def outputs(self) -> list[str]:
         """Names of the K outputs: classes or targets."""
         return self.classes if self.task == "classification" else self.targets
+
+
+def _once(key: str, names: Sequence[str]) -> None:
+    if twice := [n for i, n in enumerate(names) if n in names[:i]]:
+        raise ValueError(f"{key}: {shown(twice[0])} is there twice")
 
 
 @dataclass(frozen=True)
@@ -175,26 +219,74 @@ class Bundle:
 
     @cached_property
     def source(self) -> Source:
-        """The source statistics. Raises BundleError where an array is missing."""
+        """The source statistics. Raises BundleError where an array is missing, or is not what the manifest says."""
         file = self.path / self.manifest.source
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                reference = {k.removeprefix("reference."): arrays[k] for k in arrays if k.startswith("reference.")}
-                plain = {k: arrays[k] for k in arrays if not k.startswith("reference.")}
-            source = Source(reference=reference, **plain)
-        except (OSError, ValueError, TypeError) as error:
-            raise BundleError(f"{file}: cannot be read ({error}); export the bundle again") from error
-        if source.theta.shape != (self.layout.size,):
+        arrays = _read_arrays(file)
+        reference = {k.removeprefix("reference."): v for k, v in arrays.items() if k.startswith("reference.")}
+        plain = {k: v for k, v in arrays.items() if not k.startswith("reference.")}
+        known = {f.name for f in fields(Source)} - {"reference"}
+        if missing := known - set(plain):
+            raise BundleError(f"{file}: the arrays {listed(sorted(missing))} are missing; {AGAIN}")
+        if unknown := set(plain) - known:
+            raise BundleError(f"{file}: the arrays {listed(sorted(unknown))} are unknown to this trimtab; {AGAIN}")
+        if plain["theta"].shape != (self.layout.size,):
             raise BundleError(
-                f"{file}: theta has {source.theta.size} values where the manifest's parameters have "
-                f"{self.layout.size}; export the bundle again"
+                f"{file}: theta has {plain['theta'].size} values where the manifest's parameters have "
+                f"{self.layout.size}; {AGAIN}"
             )
+        source = Source(reference=reference, **plain)
+        _check_source(source, self.manifest, file)
         return source
 
     @property
     def samples_shape(self) -> list[tuple[int, ...]]:
         """Shape of one sample of each input."""
         return [tuple(i.shape) for i in self.manifest.inputs]
+
+
+def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of an NPZ file, none of them of Python objects. Raises BundleError."""
+    try:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it is one array")
+        with archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "pickle" in reason:  # numpy advises to allow it, which is the last thing to do
+            reason = "it is no NPZ file, or holds Python objects, which are not read"
+        raise BundleError(f"{file}: cannot be read ({reason[:120]}); {AGAIN}") from None
+
+
+def _check_source(source: Source, manifest: Manifest, file: Path) -> None:
+    """Raises BundleError where an array has another shape than the manifest asks for, or is not finite."""
+    m, f, k = sum(n.channels for n in manifest.norms), manifest.features, len(manifest.outputs)
+    classes = k if manifest.task == "classification" else 0
+    shapes: dict[str, tuple[int, ...]] = {
+        "moments_mean": (m,),
+        "moments_var": (m,),
+        "feature_mean": (f,),
+        "feature_cov": (f, f),
+        "class_prior": (k,),
+        "class_feature_mean": (classes, f),
+        "class_feature_cov": (classes, f, f),
+    }
+    for name in ("theta", "input_mean", "input_var", *shapes):
+        array = getattr(source, name)
+        wanted = shapes.get(name, array.shape)
+        if array.shape != wanted:
+            raise BundleError(f"{file}: {name} has the shape {list(array.shape)} and not {list(wanted)}; {AGAIN}")
+        if array.dtype.kind not in "fiu":
+            raise BundleError(f"{file}: {name} holds {array.dtype} and not numbers; {AGAIN}")
+        if not np.isfinite(array).all():
+            raise BundleError(f"{file}: {name} holds a value that is not finite; {AGAIN}")
+        positive = name in ("moments_var", "input_var") or (name == "class_prior" and classes)
+        if positive and (array < 0).any():
+            raise BundleError(f"{file}: {name} holds a negative value; {AGAIN}")
+    for name, array in source.reference.items():
+        if array.ndim != 1 or array.dtype.kind not in "fiu":
+            raise BundleError(f"{file}: reference.{name} is no row of numbers; {AGAIN}")
 
 
 def load_bundle(path: str | Path) -> Bundle:
@@ -205,27 +297,32 @@ def load_bundle(path: str | Path) -> Bundle:
     path = Path(path)
     file = path / "manifest.yaml"
     if not path.is_dir():
-        raise BundleError(f"{path}: no such folder; give the folder that `trimtab export` wrote")
+        found = "is a file" if path.exists() else "no such folder"
+        raise BundleError(f"{path}: {found}; give the folder that `trimtab export` wrote")
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = read_yaml(file.read_bytes())
     except FileNotFoundError:
         raise BundleError(f"{file}: not found; give the folder that `trimtab export` wrote") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BundleError(f"{file}: is not YAML ({' '.join(str(error).split())}); export the bundle again") from error
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read ({error.strerror}); copy the whole bundle folder again") from None
+    except NotYaml as error:
+        raise BundleError(f"{file}: {str(error).partition(';')[0]}; {AGAIN}") from error
     if not isinstance(raw, dict):
-        raise BundleError(f"{file}: holds no mapping; export the bundle again")
-    if raw.get("schema_version") != SCHEMA:
+        raise BundleError(f"{file}: holds no mapping; {AGAIN}")
+    version = raw.get("schema_version")
+    if version != SCHEMA or isinstance(version, bool):
+        newer = isinstance(version, int) and version > SCHEMA
         raise BundleError(
-            f"{file}: schema_version: this trimtab reads version {SCHEMA}, the bundle has "
-            f"{raw.get('schema_version')!r}; export the bundle again"
+            f"{file}: schema_version: this trimtab reads version {SCHEMA}, the bundle has {shown(version)}; "
+            f"{'update trimtab, or ' if newer else ''}{AGAIN}"
         )
     try:
         manifest = Manifest.model_validate(raw)
     except ValidationError as error:
-        raise BundleError(sentence(error, str(file))) from None
+        raise BundleError(sentence(error, str(file), Manifest, AGAIN)) from None
     for name, expected in manifest.files.items():
         if Path(name).name != name:
-            raise BundleError(f"{file}: files: {name!r} is not a plain file name; export the bundle again")
+            raise BundleError(f"{file}: files: {name!r} is no plain file name; {AGAIN}")
         try:
             found = hashlib.sha256((path / name).read_bytes()).hexdigest()
         except OSError:

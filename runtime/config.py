@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from trimtab.runtime.errors import ConfigError
-from trimtab.runtime.validation import sentence
+from trimtab.runtime.errors import ConfigError, ProviderError
+from trimtab.runtime.topics import fault, overlap
+from trimtab.runtime.validation import NotYaml, read_yaml, sentence, shown
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -21,7 +23,21 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        # YAML 1.1 reads `yes` and `on` as true, which pydantic would take for 1. (Text stays good for a number with a
+        # fraction: YAML 1.1 reads `1e5` as text.)
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if wanted in (int, float) and isinstance(value, bool):
+            raise ValueError(f"is {shown(value)}; give a number")
+        if wanted is int and isinstance(value, str):
+            raise ValueError(f"is the text {shown(value)}; give a whole number, without quotes")
+        if isinstance(value, list) and (twice := [v for i, v in enumerate(value) if v in value[:i]]):
+            raise ValueError(f"holds {shown(twice[0])} twice; drop one of them")
+        return value
 
 
 class Tls(Section):
@@ -63,8 +79,16 @@ class Mqtt(Section):
     @classmethod
     def _plain(cls, value: str | None) -> str | None:
         if value is not None and (set(value) & set("+#") or value.startswith("/") or value.endswith("/")):
-            raise ValueError("a topic without + or # that neither begins nor ends with /")
+            raise ValueError(f"is {shown(value)}; give a topic without + or # that neither begins nor ends with /")
+        if value is not None and (value.startswith("$") or "\0" in value):
+            raise ValueError(f"is {shown(value)}; give a topic that does not begin with $ and has no NUL")
         return value
+
+    @model_validator(mode="after")
+    def _login(self) -> Mqtt:
+        if self.password_file is not None and self.username is None:
+            raise ValueError("password_file is given without username; give both or neither")
+        return self
 
 
 class Stream(Section):
@@ -74,6 +98,19 @@ class Stream(Section):
         "float32", description="Of the values in `raw` payloads, and in `msgpack` ones that carry bytes; little-endian."
     )
     labels: str | None = Field(None, description="Topic filter on which true labels arrive late.")
+
+    @field_validator("topic", "labels")
+    @classmethod
+    def _filter(cls, value: str | None) -> str | None:
+        if value is not None and (wrong := fault(value)) is not None:
+            raise ValueError(f"{shown(value)} {wrong}")
+        return value
+
+    @model_validator(mode="after")
+    def _apart(self) -> Stream:
+        if self.labels == self.topic:
+            raise ValueError("labels is the same filter as topic; give labels a topic of their own")
+        return self
 
 
 class Provider(Section):
@@ -165,6 +202,30 @@ class Config(Section):
     )
     drain: Seconds = Field(10.0, description="Longest time that SIGTERM waits for what is under way, seconds.")
 
+    @field_validator("node")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        # It is a part of topics.
+        if set(value) & set("+#\0") or value.startswith("/") or value.endswith("/"):
+            raise ValueError(f"is {shown(value)}; give a name without + or # that neither begins nor ends with /")
+        return value
+
+    @model_validator(mode="after")
+    def _routes(self) -> Config:
+        for i, stream in enumerate(self.streams):
+            if stream.topic.startswith(f"{self.prefix}/"):
+                raise ValueError(
+                    f"streams.{i}.topic: {shown(stream.topic)} lies under this node's own prefix {self.prefix}, which "
+                    "is not listened to; give the topic of a sensor, or set another mqtt.prefix"
+                )
+            for k, earlier in enumerate(self.streams[:i]):
+                if overlap(stream.topic, earlier.topic):
+                    raise ValueError(
+                        f"streams.{i}.topic: {shown(stream.topic)} takes topics that streams.{k}.topic "
+                        f"{shown(earlier.topic)} takes too; narrow one of them"
+                    )
+        return self
+
     @property
     def prefix(self) -> str:
         return self.mqtt.prefix or f"trimtab/{self.node}"
@@ -177,11 +238,23 @@ class Config(Section):
 def parse_config(raw: object, file: str) -> Config:
     """Validate a parsed YAML document. Raises ConfigError with one sentence that names `file` and the key."""
     if not isinstance(raw, dict):
-        raise ConfigError(f"{file}: holds no mapping; it needs at least `bundle: FOLDER`")
+        found = "is empty" if raw is None else "holds no mapping of keys to values"
+        raise ConfigError(f"{file}: {found}; give it at least `bundle: FOLDER`")
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(sentence(error, file)) from None
+        raise ConfigError(sentence(error, file, Config)) from None
+
+
+@contextmanager
+def said_of(file: Path | None) -> Iterator[None]:
+    """Let what is found wrong with a configuration later on (its bundle does not fit, say) name its file, too."""
+    try:
+        yield
+    except (ConfigError, ProviderError) as error:
+        if file is None:
+            raise
+        raise type(error)(f"{file}: {error}") from error.__cause__
 
 
 def load_config(path: str | Path) -> Config:
@@ -191,13 +264,13 @@ def load_config(path: str | Path) -> Config:
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = read_yaml(path.read_bytes())
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give a configuration file (see docs/config.md)") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a configuration file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())}); mend that line") from None
+    except NotYaml as error:
+        raise ConfigError(f"{path}: {error}") from None
     config = parse_config(raw, str(path))
     base = path.parent
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.catalogue import build_monitor
+from trimtab.drift.catalogue import build_monitor, names
 from trimtab.drift.monitor import Monitor
 from trimtab.runtime.adaptation import Adaptation, Plan
 from trimtab.runtime.blocks import Block, Sample
@@ -350,7 +350,8 @@ class Pipeline:
                 reference=self._reference,
             )
         except ValueError as error:
-            raise ConfigError(f"drift.options: {error}") from None
+            key = "options" if drift.detector in names() else "detector"
+            raise ConfigError(f"drift.{key}: {error}") from None
 
     def command(self, name: str, stream: str | None, version: int | None = None) -> Step:
         """Carry out `pause`, `resume`, `reset`, `rollback`, `pin`, `unpin` or `adapt` for one stream, or for all.

@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from trimtab.runtime.bundle import Bundle
 from trimtab.runtime.config import Sessions
-from trimtab.runtime.errors import BundleError, ConfigError, InferenceError
+from trimtab.runtime.errors import BundleError, ConfigError, InferenceError, ProviderError
 from trimtab.runtime.executors import Executor
 from trimtab.runtime.folding import Template
 from trimtab.runtime.providers import Opener, Range, library, library_errors, one_line
@@ -414,14 +415,27 @@ class Engine:
                     vector.folded = folded
 
     def _fold(self, theta: NDArray[np.float32], *, keep: bool) -> _Folded:
-        serve = self._open(self._serve.patched(theta), {}, keep=keep)
+        serve = self._open("serve", self._serve.patched(theta), {}, keep=keep)
         if self._observe is None:
             return _Folded(serve, serve)
-        return _Folded(serve, self._open(self._observe.patched(theta), {}, keep=keep))
+        return _Folded(serve, self._open("observe", self._observe.patched(theta), {}, keep=keep))
 
     def _template(self, which: str) -> Template:
-        file = self._bundle.path / f"{which}.onnx"
-        return Template(self._bundle.graph(which), self._bundle.layout, str(file))
+        return Template(self._bundle.graph(which), self._bundle.layout, str(self._file(which)))
+
+    def _shapes(self, which: str) -> dict[str, tuple[int, ...]]:
+        """What a graph must give for one sample, by the manifest."""
+        manifest = self._bundle.manifest
+        shapes: dict[str, tuple[int, ...]] = {"y": (1, len(manifest.outputs))}
+        if which in ("observe", "probe"):
+            if manifest.features:
+                shapes["features"] = (1, manifest.features)
+            if manifest.norms:
+                shapes["moments"] = (1, 2, sum(norm.channels for norm in manifest.norms))
+        return shapes
+
+    def _file(self, which: str) -> Path:
+        return self._bundle.path / self._bundle.manifest.graphs[which]  # type: ignore[index]
 
     def _open_banked(self, which: str) -> Graph:
         usual, most = self._batch, max(self._batch, CHUNK)
@@ -430,21 +444,44 @@ class Engine:
             "slot": Range((1,), (usual,), (most,)),
             "bank": Range((1, self._size), (rows, self._size), (max(rows, CHUNK), self._size)),
         }
-        return self._open(self._bundle.graph(which), ranges, keep=True)
+        return self._open(which, self._bundle.graph(which), ranges, keep=True)
 
-    def _open(self, graph: bytes, more: Mapping[str, Range], *, keep: bool) -> Graph:
+    def _open(self, which: str, graph: bytes, more: Mapping[str, Range], *, keep: bool) -> Graph:
         """A session of a graph whose inputs are the bundle's and `more`, warm: run once on one sample of zeros, since
-        what a first call allocates must not delay a sample that somebody waits for."""
-        opened = Graph(self._opener.open(graph, {**self._ranges, **more}, keep=keep), *self._opener.device)
+        what a first call allocates must not delay a sample that somebody waits for.
+
+        Raises BundleError where that shows that the graph is not the one that the manifest tells of.
+        """
+        try:
+            session = self._opener.open(graph, {**self._ranges, **more}, keep=keep)
+        except ProviderError as error:
+            if self._opener.names != ["cpu"]:
+                raise
+            # What the CPU cannot run, no other provider will.
+            reason = one_line(error.__cause__ or error, 120)
+            raise BundleError(f"{self._file(which)}: cannot be opened ({reason}); export the bundle again") from error
+        shapes = self._shapes(which)
+        if missing := set(shapes) - {output.name for output in session.get_outputs()}:
+            raise BundleError(
+                f"{self._file(which)}: there is no output {', '.join(sorted(missing))}; export the bundle again"
+            )
+        opened = Graph(session, *self._opener.device)
         feed: dict[str, NDArray[Any]] = {name: np.zeros(r.smallest, np.float32) for name, r in self._ranges.items()}
         if more:
             feed |= {"slot": np.zeros(1, np.int64), "bank": self._bank}
         try:
-            opened(feed)
+            outputs = opened(feed)
         except InferenceError as error:
             raise BundleError(
-                f"{self._bundle.path}: the model cannot be run ({one_line(error)}); export the bundle again"
+                f"{self._file(which)}: the model cannot be run ({one_line(error, 120)}); export the bundle again"
             ) from error
+        for name, wanted in shapes.items():
+            found = getattr(outputs, name).shape
+            if found != wanted:
+                raise BundleError(
+                    f"{self._file(which)}: the output {name} has the shape {list(found)} for one sample where the "
+                    f"manifest asks for {list(wanted)}; export the bundle again"
+                )
         return opened
 
 
