@@ -7,9 +7,11 @@ import json
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +36,8 @@ from trimtab.runtime.recording_rows import (
 def read_csv(file: File) -> Iterator[Rows]:
     path = file.path
     file.total = path.stat().st_size
-    with path.open("rb") as raw:
-        lines = _decoded(raw, file)
-        header_line = next(lines, "")
+    with _utf8(file) as lines:
+        header_line = lines.readline()
         if not header_line.strip():
             raise RecordingError(f"{path}: is empty; begin it with a line of column names")
         delimiter = max(",;\t", key=header_line.count)
@@ -47,6 +48,7 @@ def read_csv(file: File) -> Iterator[Rows]:
         place = 1
         channels: list[str] | None = None
         while cells := _csv_chunk(reader, path, place):
+            file.done = _position(lines)
             numbers = np.arange(place + 1, place + 1 + len(cells), dtype=np.int64)
             place += len(cells)
             if any(len(row) != len(header) for row in cells):
@@ -63,7 +65,8 @@ def read_csv(file: File) -> Iterator[Rows]:
             columns = dict(zip(header, zip(*cells, strict=True), strict=True))
             if channels is None:
                 # Without the manifest's names, a column whose first cells are text is no channel.
-                channels = file.channels(header, lambda c: all(is_number(v) for v in columns[c][:8]))  # noqa: B023
+                numeric = {c for c in header if all(is_number(v) for v in columns[c][:8])}
+                channels = file.channels(header, numeric.__contains__)
             values = np.empty((len(numbers), len(channels)), np.float32)
             with np.errstate(over="ignore"):
                 for k, name in enumerate(channels):
@@ -90,14 +93,31 @@ def _csv_chunk(reader: Iterator[list[str]], path: Path, place: int) -> list[list
     return rows
 
 
-def _decoded(raw: BinaryIO, file: File) -> Iterator[str]:
-    """Lines of a UTF-8 file, counting bytes for the progress bar."""
-    for number, line in enumerate(raw, start=1):
-        file.done += len(line)
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError:
-            raise RecordingError(f"{file.path}: line {number}: is not UTF-8; save the file as UTF-8") from None
+@contextmanager
+def _utf8(file: File) -> Iterator[TextIOWrapper]:
+    """The file as text. Raises RecordingError, with the line, where it is not UTF-8."""
+    try:
+        with file.path.open(encoding="utf-8-sig", newline="") as lines:
+            yield lines
+    except UnicodeDecodeError:
+        with file.path.open("rb") as raw:
+            number = next((n for n, line in enumerate(raw, start=1) if not _is_utf8(line)), 1)
+        raise RecordingError(f"{file.path}: line {number}: is not UTF-8; save the file as UTF-8") from None
+
+
+def _position(lines: TextIOWrapper) -> int:
+    """Bytes read so far; the text layer cannot say while it is iterated over."""
+    buffer: Any = lines.buffer
+    position: int = buffer.tell()
+    return position
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def read_parquet(file: File) -> Iterator[Rows]:
@@ -233,65 +253,71 @@ class _Gathered:
     stream: list[str] = field(default_factory=list)
     label: list[Label | None] = field(default_factory=list)
     segment: list[str] = field(default_factory=list)
+    messages: list[int] = field(default_factory=list)
     values: dict[str, list[Any]] = field(default_factory=dict)
 
 
 def read_jsonl(file: File) -> Iterator[Rows]:
     """One object a line: a row by column names, or a sensor's message with `values`, as it came over MQTT."""
     file.total = file.path.stat().st_size
-    manifest = file.manifest
-    channels: list[str] | None = None
-    timed: bool | None = None
-    optional: dict[str, bool] = {}
-    with file.path.open("rb") as raw:
+    first: dict[str, Any] | None = None
+    channels: list[str] = []
+    with _utf8(file) as lines:
         gathered = _Gathered()
-        for place, line in enumerate(_decoded(raw, file), start=1):
+        for place, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             facts = _json_line(line, file, place)
-            if "values" in facts:
+            if first is None:
+                first = facts
+                if "values" not in first:
+                    numeric = {c for c, v in first.items() if _json_numeric(v)}
+                    channels = file.channels(list(first), numeric.__contains__)
+            if "values" in first:
+                if "values" not in facts:
+                    raise file.error(place, "values", "is missing; give it in every line, or in none")
                 parts = _message(facts["values"], file, place)
             else:
-                if channels is None:
-                    channels = file.channels(list(facts), lambda c: _json_numeric(facts[c]))  # noqa: B023
-                missing = [c for c in channels if c not in facts]
-                if missing:
-                    raise file.error(place, missing[0], "is missing; give every channel in every line")
-                row = [[_json_number(facts[c], file, place, c) for c in channels]]
-                parts = {manifest.inputs[0].name: np.array(row, np.float64)}
+                parts = _json_row(facts, channels, file, place)
             n = len(next(iter(parts.values())))
-            if timed is None:
-                timed = "time" in facts
-                optional = {k: k in facts for k in ("stream", "label", "segment")}
-            if timed:
-                end = time_of(facts.get("time"), file, np.int64(place))
-                # A message's time is its last row's.
-                period = 1.0 / manifest.window.rate if manifest.window and manifest.window.rate else 0.0
-                gathered.time += [end - (n - 1 - i) * period for i in range(n)]
+            gathered.messages.append(n)
             gathered.place += [place] * n
+            if "time" in first:
+                gathered.time += [time_of(facts.get("time"), file, np.int64(place))] * n
             gathered.stream += [text_of(facts.get("stream"))] * n
             gathered.label += [_json_label(facts.get("label"), file, place)] * n
             gathered.segment += [text_of(facts.get("segment"))] * n
             for name, part in parts.items():
                 gathered.values.setdefault(name, []).append(part)
             if len(gathered.place) >= CHUNK:
-                yield _json_rows(gathered, file, timed, optional)
+                file.done = _position(lines)
+                yield _json_rows(gathered, file, first)
                 gathered = _Gathered()
-        if gathered.place:
-            yield _json_rows(gathered, file, bool(timed), optional)
+        if first is not None and gathered.place:
+            yield _json_rows(gathered, file, first)
 
 
-def _json_rows(gathered: _Gathered, file: File, timed: bool, optional: Mapping[str, bool]) -> Rows:
+def _json_rows(gathered: _Gathered, file: File, first: Mapping[str, Any]) -> Rows:
     with np.errstate(over="ignore"):
         values = {name: np.concatenate(parts).astype(np.float32) for name, parts in gathered.values.items()}
+    windowed = file.manifest.window is not None
     return Rows(
         np.array(gathered.place, np.int64),
-        values if file.manifest.window is None else next(iter(values.values())),
-        np.array(gathered.time, np.float64) if timed else None,
-        gathered.stream if optional["stream"] else None,
-        gathered.label if optional["label"] else None,
-        gathered.segment if optional["segment"] else None,
+        next(iter(values.values())) if windowed else values,
+        np.array(gathered.time, np.float64) if "time" in first else None,
+        gathered.stream if "stream" in first else None,
+        gathered.label if "label" in first else None,
+        gathered.segment if "segment" in first else None,
+        gathered.messages if windowed and "values" in first else None,
     )
+
+
+def _json_row(facts: Mapping[str, Any], channels: list[str], file: File, place: int) -> dict[str, NDArray[np.float64]]:
+    missing = [c for c in channels if c not in facts]
+    if missing:
+        raise file.error(place, missing[0], "is missing; give every channel in every line")
+    row = [[_json_number(facts[c], file, place, c) for c in channels]]
+    return {file.manifest.inputs[0].name: np.array(row, np.float64)}
 
 
 def _json_line(line: str, file: File, place: int) -> dict[str, Any]:

@@ -39,6 +39,9 @@ class Rows:
     stream: Sequence[str] | None = None
     label: list[Label | None] | None = None
     segment: list[str] | None = None
+    messages: list[int] | None = None
+    """How many rows each message had, where the recording is of messages: they stay the blocks that they were. All
+    rows of one have its time."""
 
     def __len__(self) -> int:
         return len(self.place)
@@ -105,7 +108,7 @@ def is_number(cell: str) -> bool:
 def floats(cells: Sequence[str], file: File, place: NDArray[np.int64], column: str) -> NDArray[np.float64]:
     """Numbers; NaN for what is missing."""
     try:
-        return np.array(cells, np.float64)
+        return np.fromiter(map(float, cells), np.float64, len(cells))
     except ValueError:
         return np.array([_float(c, file, p, column) for c, p in zip(cells, place, strict=True)], np.float64)
 
@@ -124,7 +127,7 @@ def _float(cell: str, file: File, place: np.int64, column: str) -> float:
 def times(cells: Sequence[str], file: File, place: NDArray[np.int64]) -> NDArray[np.float64]:
     """Unix seconds from Unix seconds or ISO 8601 (UTC where no zone is given)."""
     try:
-        return np.array(cells, np.float64)
+        return np.fromiter(map(float, cells), np.float64, len(cells))
     except ValueError:
         return np.array([time_of(c, file, p) for c, p in zip(cells, place, strict=True)], np.float64)
 
@@ -132,15 +135,17 @@ def times(cells: Sequence[str], file: File, place: NDArray[np.int64]) -> NDArray
 def time_of(cell: object, file: File, place: np.int64) -> float:
     if cell is None or (isinstance(cell, str) and cell.strip().lower() in MISSING):
         return math.nan
-    if isinstance(cell, int | float) and not isinstance(cell, bool):
-        return float(cell)
     try:
+        if isinstance(cell, int | float) and not isinstance(cell, bool):
+            return float(cell)
         if not isinstance(cell, str):
             raise ValueError
         text = cell.strip()
         if text[:1] in "+-0123456789" and is_number(text):
             return float(text)
         moment = datetime.fromisoformat(text)
+    except OverflowError:
+        return math.inf
     except ValueError:
         raise file.error(
             place, "time", f"{short(cell)} is no time; give Unix seconds or ISO 8601 (2026-05-31T12:00:00Z)"

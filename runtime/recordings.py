@@ -165,6 +165,9 @@ def _windowed(file: File, chunks: Iterator[Rows], window: Window) -> Iterator[Bl
     """Blocks of `hop` rows a stream; shorter where the segment changes or a gap in time begins a new window."""
     opened: dict[str, _Open] = {}
     for rows in chunks:
+        if rows.messages is not None:
+            yield from _messages(file, rows, rows.messages, window, opened)
+            continue
         ready: list[tuple[int, Block]] = []
         for stream, part in _by_stream(rows, file.path.stem):
             state = opened.setdefault(stream, _Open(_first(window)))
@@ -179,6 +182,21 @@ def _windowed(file: File, chunks: Iterator[Rows], window: Window) -> Iterator[Bl
     for stream, state in opened.items():
         if state.rest is not None:
             yield _block(stream, state.rest, 0, len(state.rest))
+
+
+def _messages(file: File, rows: Rows, lengths: list[int], window: Window, opened: dict[str, _Open]) -> Iterator[Block]:
+    """The blocks that a sensor sent, as it sent them."""
+    begin = 0
+    for length in lengths:
+        end = begin + length
+        stream = rows.stream[begin] if rows.stream is not None else file.path.stem
+        state = opened.setdefault(stream, _Open(0))
+        state.count += length
+        block = _block(stream, rows, begin, end)
+        if rows.time is None:
+            block.time = (state.count - 1) / (window.rate or 1.0)
+        yield block
+        begin = end
 
 
 def _first(window: Window) -> int:

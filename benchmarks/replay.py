@@ -1,0 +1,155 @@
+"""What the pipeline adds to the model in a replay: `python -m benchmarks.replay`.
+
+The same windows, in the same micro-batches, once through the pipeline (windows cut, signals watched by detectors,
+decisions made) and once through a bare loop of `session.run` on the observe graph. Both on one thread, in turns;
+medians. The smartwatch's network is tiny, so that it shows the pipeline at its worst.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from benchmarks.models import ResNet20, bundle_of, random_model
+from benchmarks.report import write
+from trimtab.examples.watch import BUNDLE, stream
+from trimtab.runtime.blocks import Block, Sample
+from trimtab.runtime.bundle import Bundle, load_bundle
+from trimtab.runtime.config import Batch, Config
+from trimtab.runtime.decisions import Step
+from trimtab.runtime.folding import Template
+from trimtab.runtime.providers import session_options
+from trimtab.runtime.recordings import Recording
+from trimtab.runtime.replay import replay
+from trimtab.runtime.windows import Windower
+
+ROUNDS = 7
+TARGET = 0.8
+FILL = 1e9
+"""A deadline, seconds, that no micro-batch meets: each is full."""
+
+
+class Counter:
+    """Counts decisions and alarms."""
+
+    def __init__(self) -> None:
+        self.decisions = 0
+        self.alarms = 0
+
+    def take(self, step: Step, seconds: float) -> None:
+        self.decisions += len(step.decisions)
+        self.alarms += sum(e.topic.startswith("drift/") for e in step.events)
+
+
+def main() -> None:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        watch = load_bundle(BUNDLE)
+        blocks, reading = watch_blocks(Path(folder), watch)
+        images = bundle_of(random_model(ResNet20), Path(folder) / "resnet")
+        cases = [
+            ("watch", watch, blocks, 64, FILL),
+            ("watch", watch, blocks, 1, 0.0),
+            ("ResNet-20-like", images, list(image_blocks(images, 512)), 64, FILL),
+            ("ResNet-20-like", images, list(image_blocks(images, 128)), 1, 0.0),
+        ]
+        for name, bundle, given, size, deadline in cases:
+            rows.append({"model": name, **compare(bundle, given, size, deadline)})
+    write("replay", rows, target=TARGET, **reading)
+
+
+def compare(bundle: Bundle, blocks: list[Block], size: int, deadline: float) -> dict[str, Any]:
+    """Pipeline against bare loop: `ratio` is the bare loop's time over the pipeline's."""
+    config = Config(bundle=bundle.path, batch=Batch(size=size, deadline=deadline))
+    batches = micro_batches(bundle, blocks, size)
+    session = onnxruntime.InferenceSession(
+        Template(bundle.graph("observe"), bundle.layout, "observe.onnx").patched(bundle.source.theta),
+        session_options(1),
+        providers=["CPUExecutionProvider"],
+    )
+    names = [o.name for o in session.get_outputs()]
+    bare: list[float] = []
+    piped: list[float] = []
+    counter = Counter()
+    for turn in range(ROUNDS + 1):
+        begun = time.perf_counter()
+        for feed in batches:
+            session.run(names, feed)
+        spent = time.perf_counter() - begun
+        counter = Counter()
+        busy = replay(bundle, config, blocks, [counter])
+        if turn:
+            bare.append(spent)
+            piped.append(busy)
+    windows = sum(len(next(iter(feed.values()))) for feed in batches)
+    if counter.decisions != windows:
+        raise RuntimeError(f"{counter.decisions} decisions on {windows} windows")
+    return {
+        "batch": size,
+        "windows": windows,
+        "bare, us a window": round(1e6 * median(bare) / windows, 1),
+        "pipeline, us a window": round(1e6 * median(piped) / windows, 1),
+        "ratio": round(median(bare) / median(piped), 3),
+        "alarms": counter.alarms,
+    }
+
+
+def micro_batches(bundle: Bundle, blocks: list[Block], size: int) -> list[dict[str, np.ndarray]]:
+    """The windows of `blocks`, `size` to a feed."""
+    manifest = bundle.manifest
+    samples: list[list[np.ndarray]] = []
+    if manifest.window is not None:
+        windower = Windower(blocks[0].stream, manifest.inputs[0].shape[0], manifest.window)
+        found: list[Sample] = [sample for block in blocks for sample in windower.push(block)]
+        samples = [s.inputs for s in found]
+    else:
+        samples = [[b.values[i.name] for i in manifest.inputs] for b in blocks]  # type: ignore[call-overload,index]
+    return [
+        {i.name: np.stack([s[k] for s in samples[begin : begin + size]]) for k, i in enumerate(manifest.inputs)}
+        for begin in range(0, len(samples), size)
+    ]
+
+
+def watch_blocks(folder: Path, bundle: Bundle) -> tuple[list[Block], dict[str, Any]]:
+    """The right arm's part of the demo's stream, three times over, by way of files; how fast each is read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    whole = stream.build()
+    n = whole.segment.index("left")
+    columns = {k: np.concatenate([np.asarray(v[:n])] * 3) for k, v in whole.columns().items()}
+    columns["time"] = np.arange(3 * n) / 50.0
+    table = pa.table(columns)
+    pq.write_table(table, folder / "watch.parquet")
+    names = list(columns)
+    lines = zip(*(column.tolist() for column in columns.values()), strict=True)
+    text = "\n".join([",".join(names), *(",".join(map(str, line)) for line in lines)])
+    (folder / "watch.csv").write_text(text + "\n", encoding="utf-8")
+    channels = bundle.manifest.inputs[0].channels
+    others = {k: v for k, v in columns.items() if k not in channels}
+    np.savez(folder / "watch.npz", allow_pickle=False, x=np.stack([columns[c] for c in channels], axis=1), **others)
+    speeds: dict[str, Any] = {}
+    blocks: list[Block] = []
+    for suffix in ("csv", "parquet", "npz"):
+        begun = time.perf_counter()
+        blocks = list(Recording(folder / f"watch.{suffix}", bundle.manifest).blocks())
+        speeds[f"{suffix} rows read a second"] = round(3 * n / (time.perf_counter() - begun))
+    return blocks, speeds
+
+
+def image_blocks(bundle: Bundle, count: int) -> Iterator[Block]:
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        values = {s.name: rng.standard_normal(s.shape, np.float32) for s in bundle.manifest.inputs}
+        yield Block("camera", float(i), values)
+
+
+if __name__ == "__main__":
+    main()
