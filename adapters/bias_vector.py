@@ -66,7 +66,7 @@ class BiasVector:
             return Declined(self.name, "features or norm inputs are not finite", evidence)
         if np.array_equal(row, theta):
             return Declined(self.name, "the biases are already those of the windows", evidence)
-        return Proposal(self.name, row, evidence)
+        return Proposal(self.name, row, evidence=evidence)
 
     def _move_features(self, context: Context, row: NDArray[np.float32], outputs: Outputs) -> float:
         source = context.source

@@ -18,6 +18,10 @@ from trimtab.adapters.methods import Context, Windows
 
 LABELLED = 16
 """True labels from which on they decide."""
+ERROR = 0.05
+"""Accepted chance that a candidate only seems better ..."""
+CONFIRMED = 0.25
+"""... and that of one whose method tested it already, on other windows."""
 COLLAPSE = 0.5
 """A candidate whose predictions spread over less than this share of the classes that they did, is none."""
 
@@ -40,7 +44,7 @@ def judge(
     candidate: NDArray[np.float32],
     held: Windows,
     margin: float,
-    error: float = 0.05,
+    error: float = ERROR,
 ) -> Verdict:
     """Is `candidate [P]` better than `theta [P]` on the `held` windows?
 

@@ -77,7 +77,7 @@ class InputCalibration:
                 f"where {self.error:g} is accepted",
                 evidence,
             )
-        return Proposal(self.name, row, evidence)
+        return Proposal(self.name, row, tested=True, evidence=evidence)
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,10 @@ class SourceStatistics(Protocol):
     @property
     def moments_var(self) -> NDArray[np.float64]: ...
     @property
+    def moments_centre(self) -> NDArray[np.float64]: ...
+    @property
+    def moments_whitening(self) -> NDArray[np.float32]: ...
+    @property
     def feature_mean(self) -> NDArray[np.float64]: ...
     @property
     def feature_cov(self) -> NDArray[np.float64]: ...
@@ -154,6 +158,8 @@ class Proposal:
     method: str
     theta: NDArray[np.float32]
     """[P]"""
+    tested: bool = False
+    """The method itself made sure that it is no chance; the guard then only has to confirm."""
     evidence: Mapping[str, float] = field(default_factory=dict)
     """Named figures for the journal and the adaptation topic."""
 

@@ -87,4 +87,4 @@ class NormStatistics:
         evidence = {"windows": float(len(windows)), "effective": effective, "moved": moved}
         if np.array_equal(row, theta):
             return Declined(self.name, "the statistics are already those of the windows", evidence)
-        return Proposal(self.name, row, evidence)
+        return Proposal(self.name, row, evidence=evidence)

@@ -32,6 +32,9 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
 KEPT = 64
 """Source samples kept for the comparison of the graphs."""
 
+JOINTLY = 64
+"""Source samples from which on norm-input moments are also described jointly."""
+
 
 @dataclass
 class Survey:
@@ -47,6 +50,18 @@ def session(graph: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def outputs(run: onnxruntime.InferenceSession, feed: dict[str, NDArray[Any]], which: str) -> dict[str, NDArray[Any]]:
+    """All outputs by name. Raises ExportError where the graph `which` does not run."""
+    names = [o.name for o in run.get_outputs()]
+    try:
+        return dict(zip(names, run.run(names, feed), strict=True))
+    except RUNTIME_ERRORS as error:
+        count = len(next(iter(feed.values())))
+        raise ExportError(
+            f"{which} graph: does not run in a batch of {count} ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def named(inputs: Any, entries: Sequence[Input], where: str) -> dict[str, Array]:
@@ -82,8 +97,7 @@ def survey(graph: bytes, marked: Marked, task: str, batches: Iterable[Batch]) ->
     Covariances are of the population (divided by n). Raises ExportError where a batch does not fit.
     """
     run = session(graph)
-    wanted = [o.name for o in run.get_outputs()]
-    taken: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
+    taken: dict[str, list[NDArray[Any]]] = {}
     labels: list[NDArray[Any]] = []
     samples: list[dict[str, Array]] = []
     moments = _InputMoments(marked)
@@ -94,8 +108,8 @@ def survey(graph: bytes, marked: Marked, task: str, batches: Iterable[Batch]) ->
         n = len(next(iter(arrays.values())))
         if n == 0:
             continue
-        for name, value in zip(wanted, run.run(wanted, arrays), strict=True):
-            taken[name].append(value)
+        for name, value in outputs(run, dict(arrays), "observe").items():
+            taken.setdefault(name, []).append(value)
         if given is not None:
             labels.append(_labels(given, n, task, marked.outputs, where))
         if count < KEPT:
@@ -104,8 +118,8 @@ def survey(graph: bytes, marked: Marked, task: str, batches: Iterable[Batch]) ->
         count += n
     if not count:
         raise ExportError("the source holds no sample; give batches of (inputs, labels or None)")
-    outputs = {name: np.concatenate(values) for name, values in taken.items()}
-    if not all(np.isfinite(v).all() for v in outputs.values()):
+    found = {name: np.concatenate(values) for name, values in taken.items()}
+    if not all(np.isfinite(v).all() for v in found.values()):
         raise ExportError("the model gives NaN or infinity on the source data")
     truth = np.concatenate(labels) if labels else None
     if truth is not None and len(truth) != count:
@@ -120,18 +134,18 @@ def survey(graph: bytes, marked: Marked, task: str, batches: Iterable[Batch]) ->
 
 
 def statistics(
-    marked: Marked, task: str, outputs: dict[str, NDArray[Any]], labels: NDArray[Any] | None
+    marked: Marked, task: str, taken: dict[str, NDArray[Any]], labels: NDArray[Any] | None
 ) -> dict[str, NDArray[Any]]:
     """The statistics of outputs, features and moments, and the reference signals of each sample in order."""
-    y = outputs["y"]
+    y = taken["y"]
     source: dict[str, NDArray[Any]] = {}
     channels = sum(layer.channels for layer in marked.layers)
-    moments = outputs.get("moments", np.zeros((len(y), 2, 0), np.float32))
+    moments = taken.get("moments", np.zeros((len(y), 2, 0), np.float32))
     mean = moments[:, 0].mean(0, dtype=np.float64)
     var = moments[:, 1].mean(0, dtype=np.float64) + moments[:, 0].var(0, dtype=np.float64)
     source["moments_mean"], source["moments_var"] = mean, var
 
-    features = outputs.get("features", np.zeros((len(y), 0), np.float32)).astype(np.float64)
+    features = taken.get("features", np.zeros((len(y), 0), np.float32)).astype(np.float64)
     source["feature_mean"], source["feature_cov"] = _gaussian(features)
     classes = marked.outputs if task == "classification" else 0
     size = features.shape[1]
@@ -147,6 +161,10 @@ def statistics(
         source["class_prior"] = (y if labels is None else labels).mean(0, dtype=np.float64)
     if channels:
         source["reference.divergence"] = signals.divergence(moments, mean, var)
+        if len(moments) >= JOINTLY:
+            centre, whiten = signals.moment_whitening(moments)
+            source["moments_centre"], source["moments_whitening"] = centre, whiten.astype(np.float32)
+            source["reference.departure"] = signals.departure(moments, centre, source["moments_whitening"])
     if size:
         whiten = signals.whitening(source["feature_cov"])
         source["reference.distance"] = signals.distance(features, source["feature_mean"], whiten)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.adapters import catalogue
-from trimtab.adapters.guard import judge
+from trimtab.adapters.guard import CONFIRMED, ERROR, judge
 from trimtab.adapters.memory import BalancedMemory
 from trimtab.adapters.methods import Context, Declined, Method, Windows
 from trimtab.adapters.versions import Versions
@@ -269,9 +269,12 @@ class Adaptation:
         )
 
     def _settled(self, gathered: Gathered) -> bool:
-        """Whether the recent windows look like the source's: the drift went away by itself."""
+        """Whether the recent windows look like the source's: the drift went away by itself.
+
+        Not before a memory's worth of windows: what a person does for a minute may look well though the rest does not.
+        """
         recent = gathered.recent
-        if len(recent) < (recent.maxlen or 0):
+        if gathered.seen < self.plan.config.memory:
             return False
         return all(
             float(np.median([signals[name] for signals in recent])) <= bound
@@ -310,7 +313,8 @@ class Adaptation:
                     {"method": method.name, "accepted": False, "reason": proposal.reason, **_figures(proposal.evidence)}
                 )
                 continue
-            verdict = judge(plan.context, theta, proposal.theta, held, plan.config.guard.margin)
+            error = CONFIRMED if proposal.tested else ERROR
+            verdict = judge(plan.context, theta, proposal.theta, held, plan.config.guard.margin, error)
             attempt.trail.append(
                 {
                     "method": method.name,
@@ -350,7 +354,9 @@ class Adaptation:
             return self._end_probation(attempt, sequence, now)
         if attempt.theta is None:
             self._next = sequence + self._wait
-            self._wait = min(2 * self._wait, LONGEST_WAIT)
+            # While the memory fills, evidence grows by every window; from then on it hardly does.
+            if self._gathered is not None and self._gathered.seen >= self.plan.config.memory:
+                self._wait = min(2 * self._wait, LONGEST_WAIT)
             events = self._enter("drifted", sequence, now) if self.state == "adapting" else []
             return [self._report(attempt, self.version, self.version, False, now), *events]
         before = self.version

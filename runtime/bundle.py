@@ -11,7 +11,7 @@ import hashlib
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -193,10 +193,15 @@ class Source:
     """[K, F, F]; regression: [0, F, F]."""
     reference: dict[str, NDArray[np.float64]]
     """Scalar signals per source window in recorded order (see trimtab.drift.signals), for calibration:
-    keys `divergence`, `distance`, `entropy` (those that apply), each [n]."""
+    keys `divergence`, `departure`, `distance`, `entropy` (those that apply), each [n]."""
     input_mean: NDArray[np.float64]
     """[C] of the first calibrated input, sensor units; empty where there is none."""
     input_var: NDArray[np.float64]
+    moments_centre: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    """[2M] and, below, what whitens moments jointly (see `drift.signals.departure`); empty without
+    norms, or where there were too few source samples."""
+    moments_whitening: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """[R, 2M], kept in float32 for its size."""
 
 
 class Bundle:
@@ -225,7 +230,8 @@ class Bundle:
         reference = {k.removeprefix("reference."): v for k, v in arrays.items() if k.startswith("reference.")}
         plain = {k: v for k, v in arrays.items() if not k.startswith("reference.")}
         known = {f.name for f in fields(Source)} - {"reference"}
-        if missing := known - set(plain):
+        optional = {f.name for f in fields(Source) if f.default_factory is not MISSING}
+        if missing := known - optional - set(plain):
             raise BundleError(f"{file}: the arrays {listed(sorted(missing))} are missing; {AGAIN}")
         if unknown := set(plain) - known:
             raise BundleError(f"{file}: the arrays {listed(sorted(unknown))} are unknown to this trimtab; {AGAIN}")
@@ -272,6 +278,9 @@ def _check_source(source: Source, manifest: Manifest, file: Path) -> None:
         "class_feature_mean": (classes, f),
         "class_feature_cov": (classes, f, f),
     }
+    if source.moments_centre.size:
+        shapes["moments_centre"] = (2 * m,)
+        shapes["moments_whitening"] = (len(source.moments_whitening), 2 * m)
     for name in ("theta", "input_mean", "input_var", *shapes):
         array = getattr(source, name)
         wanted = shapes.get(name, array.shape)

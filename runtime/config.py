@@ -144,8 +144,8 @@ class FalseAlarms(Section):
 class Drift(Section):
     detector: str = Field("sprt", description="See `trimtab detectors`.")
     options: dict[str, Any] = Field({}, description="Of that detector.")
-    signals: list[Literal["divergence", "distance", "entropy"]] = Field(
-        ["divergence", "distance", "entropy"],
+    signals: list[Literal["divergence", "departure", "distance", "entropy"]] = Field(
+        ["divergence", "departure", "distance", "entropy"],
         min_length=1,
         description="Watched beside each other; the accepted false alarms are shared among them.",
     )

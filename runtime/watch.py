@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.signals import distance, divergence, entropy, whitening
+from trimtab.drift.signals import departure, distance, divergence, entropy, whitening
 from trimtab.runtime.bundle import Bundle
 from trimtab.runtime.config import Drift, FalseAlarms
 from trimtab.runtime.errors import ConfigError
@@ -26,6 +26,17 @@ def _divergence(bundle: Bundle) -> Signal | None:
 
     def signal(outputs: Outputs) -> NDArray[np.float64]:
         return divergence(_observed(outputs.moments), mean, var)
+
+    return signal
+
+
+def _departure(bundle: Bundle) -> Signal | None:
+    centre, whiten = bundle.source.moments_centre, bundle.source.moments_whitening.astype(np.float64)
+    if not centre.size:
+        return None
+
+    def signal(outputs: Outputs) -> NDArray[np.float64]:
+        return departure(_observed(outputs.moments), centre, whiten)
 
     return signal
 
@@ -58,7 +69,7 @@ def watched_signals(bundle: Bundle, drift: Drift) -> dict[str, Signal]:
 
     Raises ConfigError where there is none.
     """
-    makers = {"divergence": _divergence, "distance": _distance, "entropy": _entropy}
+    makers = {"divergence": _divergence, "departure": _departure, "distance": _distance, "entropy": _entropy}
     found: dict[str, Signal] = {name: signal for name in drift.signals if (signal := makers[name](bundle)) is not None}
     if not found:
         manifest = bundle.manifest
