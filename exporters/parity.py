@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from trimtab.adapters.parameters import ParameterLayout
 from trimtab.exporters.marked import Array, Marked
-from trimtab.exporters.survey import session
+from trimtab.exporters.survey import outputs, session
 from trimtab.runtime.errors import ExportError
 
 Reference = Callable[[dict[str, Array], Array], dict[str, NDArray[Any]]]
@@ -110,12 +110,11 @@ def compare(
         banked = which in ("banked", "probe")
         for theta in ("both",) if banked else tuple(rows):
             run = session(graph if banked else patched(graph, layout, rows[theta]))
-            names = [o.name for o in run.get_outputs()]
             for given, batch in ((i, b) for i in inputs for b in BATCHES):
                 feed: dict[str, NDArray[Any]] = {k: v[:batch] for k, v in inputs[given].items()}
                 if banked:
                     feed |= {"slot": slot[:batch], "bank": bank}
-                for name, value in zip(names, run.run(names, feed), strict=True):
+                for name, value in outputs(run, feed, which).items():
                     wanted = _expected(expected, given, theta, name, batch, slot)
                     if wanted is not None:
                         found.append(Comparison(which, theta, given, batch, name, difference(name, value, wanted)))

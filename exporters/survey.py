@@ -128,7 +128,7 @@ def survey(graph: bytes, marked: Marked, task: str, batches: Iterable[Batch]) ->
     source: dict[str, NDArray[Any]] = {
         "theta": marked.theta(),
         **moments.result(),
-        **statistics(marked, task, outputs, truth),
+        **statistics(marked, task, found, truth),
     }
     return Survey(source, kept, count, truth is not None)
 

@@ -370,7 +370,14 @@ def _to_onnx(marking: Whole, example: Sequence[Tensor]) -> Any:
         ) from error
     if program is None:
         raise ExportError("torch.onnx.export returned nothing")
-    return program.model_proto
+    proto = program.model_proto
+    if not all(i.type.tensor_type.shape.dim[0].dim_param for i in proto.graph.input):
+        # The exporter then tries again with a fixed batch, and says so in its log only.
+        raise ExportError(
+            "torch.onnx.export cannot leave the number of samples free: somewhere the model makes it a plain number, "
+            "as len(x) and int(x.shape[0]) do; use x.shape[0]"
+        )
+    return proto
 
 
 def first_line(error: BaseException) -> str:

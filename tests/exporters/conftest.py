@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class Residual(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def settle(model: nn.Module, *shape: int) -> nn.Module:
+def settled(model: nn.Module) -> nn.Module:
     """Give the norms values as if trained: no zeros and ones that would hide a mistake."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
@@ -50,6 +51,11 @@ def settle(model: nn.Module, *shape: int) -> nn.Module:
                 low, high = (0.5, 1.5) if name in ("weight", "running_var") else (-0.3, 0.3)
                 tensor.data.uniform_(low, high, generator=generator)
     return model.eval()
+
+
+@pytest.fixture
+def settle() -> Callable[[nn.Module], nn.Module]:
+    return settled
 
 
 @dataclass
@@ -69,7 +75,7 @@ class Case:
 @pytest.fixture(scope="session")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     torch.manual_seed(0)
-    model = settle(Residual())
+    model = settled(Residual())
     rng = np.random.default_rng(1)
     x = (rng.standard_normal((90, 3, 10, 10)) * 1.5 + 0.5).astype(np.float32)
     x *= rng.uniform(0.5, 2.0, (90, 3, 1, 1)).astype(np.float32)

@@ -62,6 +62,7 @@ def test_reference_signals_are_in_recorded_order(case: Any, taken: dict[str, Any
     moments[:, 1] = np.maximum(moments[:, 1], 1e-12)  # a variance of 0 is said of norms without any axis to vary over
     wanted = {
         "divergence": signals.divergence(moments, source.moments_mean, source.moments_var),
+        "departure": signals.departure(moments, *signals.moment_whitening(moments)),
         "distance": signals.distance(taken["fc"].numpy(), source.feature_mean, signals.whitening(source.feature_cov)),
         "entropy": signals.entropy(taken["y"]),
     }
