@@ -22,6 +22,9 @@ SHORTEST, LONGEST = 10.0, 1e9
 ENOUGH = 200
 """Finite values that a reference must hold; thresholds from fewer would be worth less than those from theory."""
 
+UNBOUNDED = ("divergence", "distance", "entropy")
+"""Signals that go beyond 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -59,13 +62,73 @@ CATALOGUE: dict[str, Entry] = {
         "a lasting shift of the mean, up or down",
         {
             "shifts": Option(
-                list, None, 0.05, 6, "shifts to detect fastest, in deviations; default 1, or as the reference asks"
+                list, None, 0.05, 6, "shifts to detect fastest, in deviations; none: 1, and what the reference asks for"
             ),
             "warmup": _WARMUP,
             "memory": _MEMORY,
         },
-        "exact for Gaussian values; bootstrap of the reference where there is one",
+        "exact for independent Gaussian values; by bootstrap of the reference where there is one",
         "Wald 1945; Page 1954; Hawkins 1987",
+    ),
+    "sprt_bernoulli": Entry(
+        "trimtab.drift.sprt_bernoulli:SprtBernoulli",
+        "a lasting change of a rate, up or down",
+        {
+            "odds": Option(float, 2.0, 1.1, 100, "change of the odds to detect fastest, as a factor"),
+            "warmup": _WARMUP,
+            "memory": _MEMORY,
+        },
+        "Markov chain for independent values; a reference tells how far values hang together",
+        "Wald 1945; Reynolds and Stoumbos 1999",
+        "0..1",
+    ),
+    "adwin": Entry(
+        _RIVER + "adwin",
+        "a change of the mean between any two parts of a window that grows while nothing changes",
+        {"clock": Option(int, 32, 1, 1000, "values between two checks"), "warmup": _WARMUP},
+        "ADWIN's own bound, for independent values: fewer false alarms than asked",
+        "Bifet and Gavalda 2007",
+    ),
+    "kswin": Entry(
+        _RIVER + "kswin",
+        "any change of the distribution, by a Kolmogorov-Smirnov test of recent values",
+        {
+            "window": Option(int, 100, 20, 10000, "values remembered"),
+            "recent": Option(int, 30, 10, 5000, "of these, the newest, tested against the others"),
+        },
+        "level of each test, for independent values",
+        "Raab, Heusinger and Schleif 2020",
+    ),
+    "page_hinkley": Entry(
+        _RIVER + "page_hinkley",
+        "a lasting shift of the mean, up or down",
+        {"shift": Option(float, 1.0, 0.05, 6, "shift to detect fastest, in deviations"), "warmup": _WARMUP},
+        "run length of a CUSUM, for independent Gaussian values",
+        "Page 1954",
+    ),
+    "ddm": Entry(
+        _RIVER + "ddm",
+        "a rise of an error rate",
+        {"warmup": _WARMUP},
+        "by simulation, for independent values",
+        "Gama et al. 2004",
+        "0..1",
+    ),
+    "hddm_a": Entry(
+        _RIVER + "hddm_a",
+        "a change of a rate, abrupt",
+        {},
+        "Hoeffding's bound, for independent values",
+        "Frias-Blanco et al. 2015",
+        "0..1",
+    ),
+    "hddm_w": Entry(
+        _RIVER + "hddm_w",
+        "a change of a rate, gradual",
+        {"weight": Option(float, 0.05, 0.001, 0.5, "weight of the newest value in the mean")},
+        "McDiarmid's bound, for independent values",
+        "Frias-Blanco et al. 2015",
+        "0..1",
     ),
 }
 
@@ -128,6 +191,9 @@ def build_monitor(
     maps signals to recordings without drift `[n]`, see `build`. Raises ValueError where the
     detector or an option is wrong.
     """
+    unbounded = [s for s in signals if s in UNBOUNDED]
+    if describe(detector).values == "0..1" and unbounded:
+        raise ValueError(f"detector {detector} takes numbers from 0 to 1, and {unbounded[0]} is not; choose another")
     share = every * len(signals)
     known = reference or {}
     return Monitor(

@@ -17,7 +17,10 @@ class Finding(NamedTuple):
     threshold: float
     """An alarm is raised when the statistic reaches it."""
     onset: int | None
-    """Estimated number of values ago at which the change began (0: this value); None while there is no alarm."""
+    """Estimated number of values ago at which the change began (0: this value).
+
+    None while there is no alarm, and from detectors that give no estimate.
+    """
 
 
 @runtime_checkable

@@ -18,8 +18,8 @@ class Alarm:
     detector: str
     statistic: float
     threshold: float
-    onset: int
-    """Estimated number of windows ago at which the change began (0: this window)."""
+    onset: int | None
+    """Estimated number of windows ago at which the change began (0: this window); None where it gives no estimate."""
     evidence: dict[str, float]
     """Every signal's statistic as a share of its threshold, at its latest value: 1 is an alarm."""
 
@@ -65,7 +65,8 @@ class Monitor:
             self._evidence[signal] = share
             if finding.alarm and not quiet:
                 # Values are counted in windows by their average spacing, should windows have gone unobserved.
-                onset = round((finding.onset or 0) * self._windows / self._values[signal])
+                spacing = self._windows / self._values[signal]
+                onset = None if finding.onset is None else round(finding.onset * spacing)
                 alarm = Alarm(signal, detector.name, finding.statistic, finding.threshold, onset, {})
                 raised.append((share, alarm))
         if not raised:
