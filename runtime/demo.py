@@ -94,8 +94,9 @@ def demo(bundle: Bundle, recording: Path, folder: Path, seconds: float, screen: 
 
 def write_config(folder: Path, bundle: Bundle, topic: str, port: int) -> Path:
     """Write `config.yaml` for the demo's daemon into `folder`, and drop what an earlier demo left of its journal."""
-    for old in folder.glob("journal.db*"):
-        old.unlink()
+    for name in ("journal.db", "journal.db-wal", "journal.db-shm"):
+        if (folder / name).is_file():
+            (folder / name).unlink()
     file = folder / "config.yaml"
     settings = {
         "bundle": str(bundle.path.resolve()),

@@ -45,6 +45,7 @@ class Publisher:
         )
         self._client.max_inflight_messages_set(UNDER_WAY)
         self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
         self._client.on_publish = lambda *_: self._room.release()
         secure(self._client, settings)
 
@@ -82,6 +83,11 @@ class Publisher:
         if code.is_failure:
             self._refused = str(code)
         self._connected.set()
+
+    def _on_disconnect(self, *_: Any) -> None:
+        if not self._connected.is_set():
+            self._refused = "it closes the connection"
+            self._connected.set()
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Send one message. Raises ConfigError where the broker is gone."""

@@ -242,15 +242,18 @@ def timing(run: Summary) -> str:
 def _laid_out(columns: Sequence[tuple[str, str, list[str]]], *, rule_before_last: bool) -> str:
     """Columns `(group, title, cells)` below each other, the first to the left, the others to the right."""
     widths = [max(len(title), *(len(c) for c in cells)) for _, title, cells in columns]
-    groups: list[tuple[str, int]] = []  # each group's title and width
-    for (group, _, _), width in zip(columns, widths, strict=True):
+    groups: list[tuple[str, list[int]]] = []  # each group's title and columns; columns without one stand alone
+    for i, (group, _, _) in enumerate(columns):
         if groups and group and groups[-1][0] == group:
-            groups[-1] = (group, groups[-1][1] + 2 + width)
+            groups[-1][1].append(i)
         else:
-            groups.append((group, width))
+            groups.append((group, [i]))
+    for group, members in groups:
+        widths[members[0]] += max(0, len(group) - sum(widths[i] + 2 for i in members) + 2)
     lines = []
     if any(group for group, _ in groups):
-        lines.append("  ".join(group.center(width) for group, width in groups).rstrip())
+        spans = [(group, sum(widths[i] + 2 for i in members) - 2) for group, members in groups]
+        lines.append("  ".join(group.center(width) for group, width in spans).rstrip())
     lines.append(_row([title for _, title, _ in columns], widths))
     rule = "  ".join("─" * width for width in widths)
     lines.append(rule)
