@@ -75,6 +75,9 @@ def decode(
         facts = _json(payload) if settings.payload == "json" else _msgpack(payload)
         if "values" not in facts:
             raise PayloadError("the key `values` is missing; send {time, sequence, values}")
+        # NumPy makes 1 of a truth value among numbers. In JSON a search, which costs next to nothing, finds them.
+        if settings.payload == "json" and (b"true" in payload or b"false" in payload) and _holds_truth(facts["values"]):
+            raise PayloadError("values: holds something that is no number; send numbers or null")
         values = _values(facts["values"], facts.get("shape"), settings.dtype, form)
     label = _label(facts.get("label"))
     return Block(
@@ -126,23 +129,46 @@ def encode(
     return packed
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    facts = dict(pairs)
+    if len(facts) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
+        raise PayloadError(f"the key {_short(twice)} is there twice; send it once")
+    return facts
+
+
+_decode_json = json.JSONDecoder(object_pairs_hook=_unique).decode
+
+
 def _json(payload: bytes) -> Mapping[str, Any]:
     try:
-        facts = json.loads(payload)
+        facts = _decode_json(payload.decode())
+    except PayloadError:
+        raise
     except RecursionError:
         raise PayloadError("the payload is nested too deeply; send rows as lists of numbers") from None
     except UnicodeDecodeError:
         raise PayloadError("the payload is not UTF-8; send JSON, or set `payload: msgpack` or `raw`") from None
     except ValueError as error:
-        raise PayloadError(f"the payload is not JSON ({error}); send JSON, or set the stream's `payload`") from None
+        _not_empty(payload, "JSON")
+        at_byte = isinstance(error, json.JSONDecodeError)
+        reason = f"{error.msg} at character {error.pos}" if at_byte else "a number has too many digits"
+        raise PayloadError(f"the payload is not JSON ({reason}); send JSON, or set the stream's `payload`") from None
     return _mapping(facts)
+
+
+def _not_empty(payload: bytes, form: str) -> None:
+    if not payload.strip():
+        raise PayloadError(f"the payload is empty; send {form} with the key `values`")
 
 
 def _msgpack(payload: bytes) -> Mapping[str, Any]:
     try:
         facts = msgpack.unpackb(payload)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        _not_empty(payload, "MessagePack")
+        reason = " ".join(str(error).split()) or "it is nested too deeply"
         raise PayloadError(
             f"the payload is not MessagePack ({reason}); send MessagePack, or set the stream's `payload`"
         ) from None
@@ -161,7 +187,9 @@ def _raw(payload: bytes, dtype: str, form: Form) -> Values:
     flat = _bytes(payload, dtype)
     wanted = sum(prod(shape) for shape in form.inputs.values())
     if flat.size != wanted:
-        raise PayloadError(f"the payload has {flat.size} values of {dtype}; one sample of the bundle has {wanted}")
+        raise PayloadError(
+            f"the payload has {flat.size} values of {dtype} where one sample of the bundle has {wanted}; send those"
+        )
     parts: dict[str, NDArray[np.float32]] = {}
     offset = 0
     for name, shape in form.inputs.items():
@@ -177,7 +205,9 @@ def _values(values: object, shape: object, dtype: str, form: Form) -> Values:
         return _rows(_array(values, shape, dtype), form.channels)
     if isinstance(values, dict):
         if set(values) != set(form.inputs):
-            raise PayloadError(f"values: has the inputs {_names(values)}; the bundle has {_names(form.inputs)}")
+            raise PayloadError(
+                f"values: has the inputs {_names(values)} where the bundle has {_names(form.inputs)}; send these"
+            )
         return {name: _sample(values[name], None, dtype, wanted, name) for name, wanted in form.inputs.items()}
     if len(form.inputs) > 1:
         raise PayloadError(f"values: the bundle has several inputs; send a mapping of {_names(form.inputs)}")
@@ -190,7 +220,9 @@ def _sample(values: object, shape: object, dtype: str, wanted: tuple[int, ...], 
     if isinstance(values, bytes) and shape is None and array.size == prod(wanted):
         array = array.reshape(wanted)
     if array.shape != wanted:
-        raise PayloadError(f"values: has the shape {list(array.shape)}; the input {name!r} takes {list(wanted)}")
+        raise PayloadError(
+            f"values: has the shape {_shape(array)} where the input {name!r} takes {list(wanted)}; send that"
+        )
     return array
 
 
@@ -201,8 +233,8 @@ def _rows(array: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
     if array.ndim == 1 and array.size % channels == 0:
         array = array.reshape(-1, channels)
     if array.ndim != 2 or array.shape[1] != channels:
-        found = f"{array.shape[1]} values a row" if array.ndim == 2 else f"the shape {list(array.shape)}"
-        raise PayloadError(f"values: has {found}; the bundle's input has {channels} channels")
+        found = f"{array.shape[1]} values a row" if array.ndim == 2 else f"the shape {_shape(array)}"
+        raise PayloadError(f"values: has {found} where the bundle's input has {channels} channels; send as many a row")
     if len(array) > MAX_ROWS:
         raise PayloadError(f"values: has {len(array)} rows; send at most {MAX_ROWS} in one message")
     return array
@@ -217,7 +249,9 @@ def _array(values: object, shape: object, dtype: str) -> NDArray[np.float32]:
             raise PayloadError("shape: is no list of whole numbers; send one, or leave it out")
         sizes: list[int] = shape
         if prod(sizes) != array.size:
-            raise PayloadError(f"shape: {sizes} does not fit the {array.size} values of {dtype} in `values`")
+            raise PayloadError(
+                f"shape: {_short(sizes)} does not fit the {array.size} values of {dtype} in `values`; send another"
+            )
         return array.reshape(sizes)
     if not isinstance(values, list):
         raise PayloadError(f"values: is a {_kind(values)}; send a list of numbers or of rows")
@@ -232,6 +266,18 @@ def _array(values: object, shape: object, dtype: str) -> NDArray[np.float32]:
         raise PayloadError("values: holds something that is no number; send numbers or null")
     with np.errstate(over="ignore"):  # beyond float32 is infinite, which the pipeline knows
         return found.astype(np.float32)
+
+
+def _holds_truth(values: object) -> bool:
+    """Whether there is true or false within lists and mappings."""
+    waiting: list[object] = [values] if isinstance(values, list | dict) else []
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, bool):
+            return True
+        if isinstance(value, list | dict):
+            waiting.extend(value.values() if isinstance(value, dict) else value)
+    return False
 
 
 def _float(value: object) -> float:
@@ -294,6 +340,10 @@ def _label(value: object) -> Label | None:
 def _kind(value: object) -> str:
     names = {dict: "mapping", list: "list", str: "text", bytes: "byte string", bool: "truth value", type(None): "null"}
     return names.get(type(value), "number" if isinstance(value, int | float) else type(value).__name__)
+
+
+def _shape(array: NDArray[Any]) -> str:
+    return _short(list(array.shape))
 
 
 def _short(value: object) -> str:

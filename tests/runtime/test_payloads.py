@@ -100,7 +100,7 @@ def test_keys_that_are_the_senders_own_are_passed_over() -> None:
 
 
 WRONG: list[tuple[object, Stream, Form, str]] = [
-    (b"", JSON, ROWS, "not JSON"),
+    (b"", JSON, ROWS, "is empty"),
     (b"\xff\xfe\x00", JSON, ROWS, "not"),
     (b"{", JSON, ROWS, "not JSON"),
     (b"[" * 100_000, JSON, ROWS, "nested too deeply"),
@@ -114,7 +114,7 @@ WRONG: list[tuple[object, Stream, Form, str]] = [
     ({"values": []}, JSON, ROWS, "no row"),
     ({"values": [[]]}, JSON, ROWS, "no row"),
     ({"values": [1, 2]}, JSON, ROWS, "3 channels"),
-    ({"values": [[1, 2], [3, 4]]}, JSON, ROWS, "has 2 values a row; the bundle's input has 3 channels"),
+    ({"values": [[1, 2], [3, 4]]}, JSON, ROWS, "has 2 values a row where the bundle's input has 3 channels"),
     ({"values": [[1, 2, 3], [4, 5]]}, JSON, ROWS, "differ in length"),
     ({"values": [[[1, 2, 3]]]}, JSON, ROWS, "3 channels"),
     ({"values": ["1", "2", "3"]}, JSON, ROWS, "no number"),
@@ -136,7 +136,7 @@ WRONG: list[tuple[object, Stream, Form, str]] = [
     ({"values": [1, 2, 3], "label": ["walk"]}, JSON, ROWS, "label: is a list"),
     ({"values": [1, 2, 3], "label": 10**400}, JSON, ROWS, "beyond any number"),
     (b"\xc1", MSGPACK, ROWS, "not MessagePack"),
-    (b"", MSGPACK, ROWS, "not MessagePack"),
+    (b"", MSGPACK, ROWS, "is empty"),
     (b"\x81\xa6values", MSGPACK, ROWS, "not MessagePack"),
     (b"\x91" * 5000, MSGPACK, ROWS, "not MessagePack"),
     (b"\xdf\xff\xff\xff\xff", MSGPACK, ROWS, "not MessagePack"),
@@ -152,7 +152,7 @@ WRONG: list[tuple[object, Stream, Form, str]] = [
     (bytes(16), RAW, ROWS, "3 channels"),
     (bytes(4), RAW, IMAGE, "one sample of the bundle has 8"),
     ({"values": [1, 2]}, JSON, IMAGE, "takes [2, 2, 2]"),
-    ({"values": {"z": [1]}}, JSON, IMAGE, "has the inputs z; the bundle has x"),
+    ({"values": {"z": [1]}}, JSON, IMAGE, "has the inputs z where the bundle has x"),
     ({"values": [1]}, JSON, TWO, "several inputs"),
     ({"values": {"x": [[1, 2, 3], [4, 5, 6]]}}, JSON, TWO, "the bundle has x, y"),
     ({"values": {"x": [[1, 2, 3], [4, 5, 6]], "y": [1, 2]}}, JSON, TWO, "the input 'y' takes [4]"),
