@@ -31,19 +31,26 @@ class BiasVector:
     """Options:
 
     prior: windows that the source counts for.
+    span: window numbers that the windows must span (see `norm_statistics`).
     """
 
     prior: float = 64.0
+    span: int = 256
     name: str = "bias_vector"
 
     def __post_init__(self) -> None:
         if not self.prior >= 0:
-            raise ValueError(f"prior is {self.prior}; it must be a number of windows, 0 or more")
+            raise ValueError(f"prior is {self.prior}; give a number of windows, 0 or more")
+        if self.span < 1:
+            raise ValueError(f"span is {self.span}; give at least 1")
 
     def propose(self, context: Context, theta: NDArray[np.float32], windows: Windows) -> Proposal | Declined:
         windows = finite_windows(windows)
         if len(windows) == 0:
             return Declined(self.name, "no finite window is remembered")
+        spanned = int(windows.sequence[-1] - windows.sequence[0]) + 1
+        if spanned < self.span:
+            return Declined(self.name, f"the windows span {spanned} window numbers, {self.span} are asked for")
         # Start from the source's biases, so that trying twice does not shift twice.
         row = theta.copy()
         for kind in ("channel.bias", "feature.shift"):

@@ -42,7 +42,7 @@ class InputCalibration:
 
     def __post_init__(self) -> None:
         if not 0 < self.error < 0.5:
-            raise ValueError(f"error is {self.error}; it must be between 0 and 0.5")
+            raise ValueError(f"error is {self.error}; give a number between 0 and 0.5")
 
     def propose(self, context: Context, theta: NDArray[np.float32], windows: Windows) -> Proposal | Declined:
         sensors = [s for s in context.inputs if s.calibration is not None]

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.adapters.balance import class_weights
-from trimtab.adapters.fit import finite_windows
-from trimtab.adapters.methods import Context, Declined, Proposal, Windows
+from trimtab.adapters.fit import finite_windows, runs_of
+from trimtab.adapters.methods import Context, Declined, Proposal, SourceStatistics, Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +28,23 @@ class NormStatistics:
 
     prior: windows that the source's statistics count for.
     passes: times that the windows are measured.
+    span: window numbers that the windows must span. From less, what somebody does for a while cannot be told from what
+        has changed for good, and the guard's windows, which are of the same while, cannot tell either.
     """
 
-    prior: float = 256.0
+    prior: float = 64.0
+    caution: float = 4.0
     passes: int = 3
+    span: int = 256
     name: str = "norm_statistics"
 
     def __post_init__(self) -> None:
         if not self.prior >= 0:
-            raise ValueError(f"prior is {self.prior}; it must be a number of windows, 0 or more")
+            raise ValueError(f"prior is {self.prior}; give a number of windows, 0 or more")
         if self.passes < 1:
-            raise ValueError(f"passes is {self.passes}; it must be at least 1")
+            raise ValueError(f"passes is {self.passes}; give at least 1")
+        if self.span < 1:
+            raise ValueError(f"span is {self.span}; give at least 1")
 
     def propose(self, context: Context, theta: NDArray[np.float32], windows: Windows) -> Proposal | Declined:
         layout, source = context.layout, context.source
@@ -53,6 +59,9 @@ class NormStatistics:
         windows = finite_windows(windows)
         if len(windows) == 0:
             return Declined(self.name, "no finite window is remembered")
+        spanned = int(windows.sequence[-1] - windows.sequence[0]) + 1
+        if spanned < self.span:
+            return Declined(self.name, f"the windows span {spanned} window numbers, {self.span} are asked for")
         row = theta.copy()
         slot = np.zeros(len(windows), np.int64)
         moved = 0.0
@@ -66,7 +75,7 @@ class NormStatistics:
                 return Declined(self.name, "norm inputs are not finite")
             weights = class_weights(context, outputs.y)
             effective = float(1.0 / (weights**2).sum())
-            keep = self.prior / (self.prior + effective)
+            share = effective / (self.prior + effective)
             before = row.copy()
             for name, channels in layers:
                 old_mean = layout.view(source.theta, f"norm.{name}.mean").astype(np.float64)
@@ -74,6 +83,7 @@ class NormStatistics:
                 means, variances = moments[:, 0, channels], moments[:, 1, channels]
                 mean = weights @ means
                 var = weights @ variances + weights @ (means - mean) ** 2
+                keep = 1.0 - share * self._lasting(means, variances, weights, windows.sequence, source, channels)
                 layout.view(row, f"norm.{name}.mean")[:] = keep * old_mean + (1 - keep) * mean
                 layout.view(row, f"norm.{name}.var")[:] = (
                     keep * old_var + (1 - keep) * var + keep * (1 - keep) * (mean - old_mean) ** 2
@@ -88,3 +98,30 @@ class NormStatistics:
         if np.array_equal(row, theta):
             return Declined(self.name, "the statistics are already those of the windows", evidence)
         return Proposal(self.name, row, evidence=evidence)
+
+    def _lasting(
+        self,
+        means: NDArray[np.float64],
+        variances: NDArray[np.float64],
+        weights: NDArray[np.float64],
+        sequence: NDArray[np.int64],
+        source: SourceStatistics,
+        channels: slice,
+    ) -> float:
+        """How much of a layer's change is more than what comes and goes from run to run: 0 to 1.
+
+        The positive-part James-Stein factor, 1 - caution * sum(se^2) / sum(change^2), over the channels' first and
+        second moments in units of the source's; standard errors from runs of neighbouring windows.
+        """
+        starts, _counts = runs_of(sequence)
+        if len(starts) < 2:
+            return 1.0
+        spread = source.moments_var[channels] + 1e-5
+        first = (means - source.moments_mean[channels]) / np.sqrt(spread)
+        second = (variances + (means - source.moments_mean[channels]) ** 2) / spread - 1.0
+        values = np.concatenate([first, second], axis=1)
+        change = weights @ values
+        by_run = np.add.reduceat(weights[:, None] * (values - change), starts, axis=0)
+        error = len(starts) / (len(starts) - 1) * (by_run**2).sum(axis=0)
+        total = float((change**2).sum())
+        return max(0.0, 1.0 - self.caution * float(error.sum()) / total) if total > 0 else 0.0
