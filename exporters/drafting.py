@@ -66,3 +66,36 @@ class Draft:
         """An initializer of that very name."""
         self.initializers[name] = numpy_helper.from_array(array, name)
         return name
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """The values that a node reads, also from within its subgraphs."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                names |= reads(inner)
+            names.update(o.name for o in graph.output)
+    return names
+
+
+def renamed(node: onnx.NodeProto, names: dict[str, str]) -> onnx.NodeProto:
+    """A copy of `node` that reads and writes other names, also within its subgraphs."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    _rename(copy, names)
+    return copy
+
+
+def _rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
+    for field in (node.input, node.output):
+        for i, name in enumerate(field):
+            field[i] = names.get(name, name)
+    for attribute in node.attribute:
+        if attribute.type not in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+            continue
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                _rename(inner, names)
+            for output in graph.output:
+                output.name = names.get(output.name, output.name)

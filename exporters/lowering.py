@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from trimtab.adapters.parameters import ParameterLayout
-from trimtab.exporters.drafting import PREFIX, Draft
+from trimtab.exporters.drafting import PREFIX, Draft, reads, renamed
 from trimtab.exporters.marked import DOMAIN, FEATURES, NORM, Layer, Marked
 from trimtab.exporters.taps import Taps
 from trimtab.runtime.bundle import Input
@@ -73,12 +73,18 @@ class _Lowering:
             elif node.domain == DOMAIN and node.op_type == FEATURES:
                 self._feature(node)
             else:
-                self.draft.nodes.append(_renamed(node, self.rename))
+                self.draft.nodes.append(self._copied(node))
         shift = self._place("output.shift", 2, 0, [1])
         self.draft.node("Add", self.rename.get(output, output), shift, out="y")
         if self.taps and self.marked.layers:
             self.taps.join(self.marked.layers, *self._centres())
         return self._model()
+
+    def _copied(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        copy = renamed(node, self.rename)
+        if copy.name.startswith(PREFIX):
+            copy.name = f"model/{copy.name}"
+        return copy
 
     # -- parameters ----------------------------------------------------------------------------------------------
 
@@ -305,7 +311,7 @@ class _Lowering:
             outputs.append(value("features", ["N", self.marked.features]))
         if self.taps and self.marked.layers:
             outputs.append(value("moments", ["N", 2, sum(b.channels for b in self.marked.layers)]))
-        used = {name for node in self.draft.nodes for name in _read(node)}
+        used = {name for node in self.draft.nodes for name in reads(node)}
         named = {p.name for p in self.layout}
         tensors = [t for name, t in self.draft.initializers.items() if name in used or name in named]
         graph = helper.make_graph(self.draft.nodes, "trimtab", inputs, outputs, tensors)
@@ -326,38 +332,3 @@ def _values(graph: onnx.GraphProto) -> set[str]:
     for node in graph.node:
         names.update(node.output)
     return names
-
-
-def _read(node: onnx.NodeProto) -> set[str]:
-    """The values that a node reads, also from within its subgraphs."""
-    names = set(node.input)
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                names |= _read(inner)
-            names.update(o.name for o in graph.output)
-    return names
-
-
-def _renamed(node: onnx.NodeProto, names: dict[str, str]) -> onnx.NodeProto:
-    """A copy of `node` that reads and writes other names, also within its subgraphs."""
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    if copy.name.startswith(PREFIX):
-        copy.name = f"model/{copy.name}"
-    _rename(copy, names)
-    return copy
-
-
-def _rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
-    for field in (node.input, node.output):
-        for i, name in enumerate(field):
-            field[i] = names.get(name, name)
-    for attribute in node.attribute:
-        if attribute.type not in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
-            continue
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                _rename(inner, names)
-            for output in graph.output:
-                output.name = names.get(output.name, output.name)

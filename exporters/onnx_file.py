@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
+from trimtab.exporters.drafting import renamed
 from trimtab.exporters.marked import DOMAIN, FEATURES, NORM, Layer, Shape
 from trimtab.exporters.survey import RUNTIME_ERRORS, session
 from trimtab.runtime.bundle import Input
@@ -126,36 +127,36 @@ def convert(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
     clean.CopyFrom(model)
     clean.ir_version = max(clean.ir_version, 8)
     graph = clean.graph
-    constants = {t.name: t for t in graph.initializer}
+    constants = {t.name for t in graph.initializer}
+    aliases: dict[str, str] = {}
     kept = []
     outputs = {o.name for o in graph.output}
     for node in graph.node:
-        tensor = _constant(node, constants)
+        if node.op_type == "Identity" and node.output[0] not in outputs:
+            source = aliases.get(node.input[0], node.input[0])
+            if source in constants:
+                aliases[node.output[0]] = source
+                continue
+        tensor = _constant(node)
         if tensor is None or node.output[0] in outputs:
-            kept.append(node)
-            continue
-        constants[node.output[0]] = tensor
-        graph.initializer.append(tensor)
+            kept.append(renamed(node, aliases))
+        else:
+            constants.add(tensor.name)
+            graph.initializer.append(tensor)
     del graph.node[:]
     graph.node.extend(kept)
     del graph.value_info[:]
     return clean
 
 
-def _constant(node: onnx.NodeProto, constants: Mapping[str, TensorProto]) -> TensorProto | None:
-    if (
-        node.op_type == "Constant"
-        and node.attribute
-        and node.attribute[0].name in ("value", "value_float", "value_int")
-    ):
-        value = helper.get_attribute_value(node.attribute[0])
-        if not isinstance(value, TensorProto):
-            kind = np.float32 if node.attribute[0].name == "value_float" else np.int64
-            value = numpy_helper.from_array(np.asarray(value, kind))
-    elif node.op_type == "Identity" and node.input[0] in constants:
-        value = constants[node.input[0]]
-    else:
+def _constant(node: onnx.NodeProto) -> TensorProto | None:
+    """The tensor of a Constant node."""
+    if node.op_type != "Constant" or node.attribute[0].name not in ("value", "value_float", "value_int"):
         return None
+    value = helper.get_attribute_value(node.attribute[0])
+    if not isinstance(value, TensorProto):
+        kind = np.float32 if node.attribute[0].name == "value_float" else np.int64
+        value = numpy_helper.from_array(np.asarray(value, kind))
     tensor = TensorProto()
     tensor.CopyFrom(value)
     tensor.name = node.output[0]

@@ -63,7 +63,7 @@ def read_data(path: str | Path) -> tuple[dict[str, NDArray[Any]], NDArray[Any] |
             arrays = {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise ExportError(f"{path}: not found") from None
-    except (OSError, ValueError, AttributeError, BadZipFile) as error:
+    except (OSError, ValueError, TypeError, BadZipFile) as error:
         raise ExportError(f"{path}: is not an .npz file of plain arrays ({error})") from error
     labels = arrays.pop(LABELS, None)
     if not arrays:
