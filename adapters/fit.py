@@ -154,7 +154,7 @@ def measure(context: Context, rows: NDArray[np.float32], windows: Windows) -> Fi
     if len(windows) == 0:
         raise ValueError("no windows to measure a fit on")
     source = context.source
-    runs, counts = _runs(windows.sequence)
+    runs, counts = runs_of(windows.sequence)
     R, n, B, M = len(rows), len(windows), len(counts), len(source.moments_mean)
     first, second = np.zeros((R, B, M)), np.zeros((R, B, M))
     apart, rarity, entropy, share = *np.zeros((3, R, B)), np.zeros((R, B, context.outputs))
@@ -263,7 +263,7 @@ def _finite(values: NDArray[np.floating]) -> NDArray[np.bool_]:
     return np.asarray(np.isfinite(values).reshape(len(values), -1).all(axis=1), np.bool_)
 
 
-def _runs(sequence: NDArray[np.int64]) -> tuple[NDArray[np.int64], Array]:
+def runs_of(sequence: NDArray[np.int64]) -> tuple[NDArray[np.int64], Array]:
     """Cut ascending window numbers into runs: where each begins, and its size."""
     length = max(RUN, -(-int(sequence[-1] - sequence[0] + 1) // RUNS))
     run = (sequence - sequence[0]) // length

@@ -394,6 +394,9 @@ class Adaptation:
         self.rebaseline = True
         self.changed = True
         self._until = sequence + self.plan.config.guard.probation
+        if self._gathered is not None:
+            # What is slower to show may still be added, and a hasty switch be mended, until the memory is full.
+            self._until = max(self._until, self._gathered.since + self.plan.config.memory + self.plan.config.minimum)
         self._wait = self.plan.config.retry
         self._next = sequence + self._wait
 
