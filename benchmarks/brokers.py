@@ -341,7 +341,7 @@ client.loop_forever()
 
 
 def speed(start: Callable[[str], object], version: str, messages: int, window: int) -> float:
-    """Messages per second through an echo in another process and back, at most `window` under way. NaN: some got lost."""
+    """Messages per second through an echo in another process and back, at most `window` under way. NaN: one was lost."""
     with start(version) as port:  # type: ignore[attr-defined]
         echo = subprocess.Popen(
             [sys.executable, "-c", ECHO, str(port), str(int(VERSIONS[version]))], stdout=subprocess.PIPE, text=True

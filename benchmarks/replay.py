@@ -27,7 +27,7 @@ from trimtab.runtime.decisions import Step
 from trimtab.runtime.folding import Template
 from trimtab.runtime.providers import session_options
 from trimtab.runtime.recordings import Recording
-from trimtab.runtime.replay import replay
+from trimtab.runtime.replay import replay, static
 from trimtab.runtime.windows import Windower
 
 ROUNDS = 7
@@ -37,13 +37,19 @@ FILL = 1e9
 
 
 class Counter:
-    """Counts decisions and alarms."""
+    """Counts decisions and alarms, and remembers when the first micro-batch was done.
+
+    What a stream's first window costs (its detectors are calibrated then) is not what a window costs.
+    """
 
     def __init__(self) -> None:
         self.decisions = 0
         self.alarms = 0
+        self.begun = 0.0
 
     def take(self, step: Step, seconds: float) -> None:
+        if not self.decisions:
+            self.begun = time.perf_counter()
         self.decisions += len(step.decisions)
         self.alarms += sum(e.topic.startswith("drift/") for e in step.events)
 
@@ -67,7 +73,8 @@ def main() -> None:
 
 def compare(bundle: Bundle, blocks: list[Block], size: int, deadline: float) -> dict[str, Any]:
     """Pipeline against bare loop: `ratio` is the bare loop's time over the pipeline's."""
-    config = Config(bundle=bundle.path, batch=Batch(size=size, deadline=deadline))
+    # Tries to adapt are left out: random images are drift, and what a method costs is not the pipeline's.
+    config = static(Config(bundle=bundle.path, batch=Batch(size=size, deadline=deadline)))
     batches = micro_batches(bundle, blocks, size)
     session = onnxruntime.InferenceSession(
         Template(bundle.graph("observe"), bundle.layout, "observe.onnx").patched(bundle.source.theta),
@@ -80,17 +87,17 @@ def compare(bundle: Bundle, blocks: list[Block], size: int, deadline: float) -> 
     counter = Counter()
     for turn in range(ROUNDS + 1):
         begun = time.perf_counter()
-        for feed in batches:
+        for feed in batches[1:]:
             session.run(names, feed)
         spent = time.perf_counter() - begun
         counter = Counter()
-        busy = replay(bundle, config, blocks, [counter])
+        replay(bundle, config, blocks, [counter])
         if turn:
             bare.append(spent)
-            piped.append(busy)
-    windows = sum(len(next(iter(feed.values()))) for feed in batches)
-    if counter.decisions != windows:
-        raise RuntimeError(f"{counter.decisions} decisions on {windows} windows")
+            piped.append(time.perf_counter() - counter.begun)
+    windows = sum(len(next(iter(feed.values()))) for feed in batches[1:])
+    if counter.decisions != windows + size:
+        raise RuntimeError(f"{counter.decisions} decisions on {windows + size} windows")
     return {
         "batch": size,
         "windows": windows,
