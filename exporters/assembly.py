@@ -11,7 +11,7 @@ from typing import Any
 
 from trimtab.exporters.lowering import lower
 from trimtab.exporters.marked import Marked
-from trimtab.exporters.parity import Comparison, Reference, compare, refuse, table
+from trimtab.exporters.parity import Comparison, Reference, compare, refuse, rows, table
 from trimtab.exporters.survey import Survey
 from trimtab.runtime.bundle import GRAPHS, Bundle, Window, write_bundle
 from trimtab.runtime.errors import ExportError
@@ -94,7 +94,7 @@ def assemble(
             "source_samples": found.count,
             "source_labels": found.labelled,
             "notes": marked.notes,
-            "parity": [c.row() for c in comparisons],
+            "parity": rows(comparisons),
         },
     }
     bundle = write_bundle(out, manifest, graphs, found.source)

@@ -44,7 +44,7 @@ def import_onnx(
     - Its batch, layer and instance normalisations are exposed as an export's are. A file that has none left (they
       were folded into the convolutions) has its biases per channel exposed instead, as norms of kind `bias`, whose
       moments are those of the value before the bias is added; the notes and the manifest say so.
-    - A Softmax at the end is cut off: a bundle's y are logits.
+    - A Softmax at the end is cut off, but for a regression: a bundle's y are logits.
     - `shapes`: of one sample, without the batch axis, where the file leaves axes open: of the first input, or by name.
     - `source_batches`: as for `export`. Without them the moments of batch norms are taken from their running
       statistics, all else from Gaussian noise of the inputs' `mean` and `std`, the class prior is even, and there are
@@ -59,7 +59,7 @@ def import_onnx(
         raise ExportError("give either classes (classification) or targets (regression), not both")
     by_name = _shapes(path, shapes)
     model = read(path, by_name)
-    graph = Graph(convert(model, path), logits(model))
+    graph = Graph(convert(model, path), model.graph.output[0].name if targets else logits(model))
     inputs, integers = _inputs(model, channels=channels, mean=mean, std=std, calibration=calibration)
     notes: list[str] = []
     marked, places, features = _marked(graph, inputs, integers, path, notes)

@@ -81,7 +81,7 @@ def export(
       gain and offset may be re-estimated, no sign and no order may change.
     - `head`: dotted name of the last layer, whose input are the features; by default the last linear layer or
       convolution that gives K channels, if it is the last one run.
-    - `frozen`: dotted names of norms to be left as they are.
+    - `frozen`: dotted names of norms to be left as they are, or of modules with norms in them.
     - `tolerance`: greatest accepted max |a - b| / max(1, max |b|) between a graph and the model.
 
     Raises ExportError, one sentence, where anything does not fit; nothing is written then.

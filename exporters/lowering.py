@@ -74,7 +74,7 @@ class _Lowering:
                 self._feature(node)
             else:
                 self.draft.nodes.append(self._copied(node))
-        shift = self._place("output.shift", 2, 0, [1])
+        shift = self._place("output.shift", 2, 1)
         self.draft.node("Add", self.rename.get(output, output), shift, out="y")
         if self.taps and self.marked.layers:
             self.taps.join(self.marked.layers, *self._centres())
@@ -125,10 +125,9 @@ class _Lowering:
         for layer, a, b in zip(layers, draft.split(scale, sizes), draft.split(shift, sizes), strict=True):
             self.affines[layer.name] = (a, b)
 
-    def _place(self, parameter: str, rank: int, samples: int, axes: Sequence[int], dims: Sequence[int] = ()) -> str:
-        """A parameter, shaped to be broadcast over a value of that rank."""
-        sizes = list(dims) or [self.layout[parameter].size]
-        return self._shaped(self.parts[parameter], rank, samples, axes, sizes)
+    def _place(self, parameter: str, rank: int, axis: int) -> str:
+        """A parameter along one axis, shaped to be broadcast over a value of that rank."""
+        return self._shaped(self.parts[parameter], rank, 0, [axis], [self.layout[parameter].size])
 
     def _shaped(self, value: str, rank: int, samples: int, axes: Sequence[int], sizes: Sequence[int]) -> str:
         shape = [1] * rank
@@ -157,8 +156,8 @@ class _Lowering:
                     value = draft.node("GatherND", value, order, batch_dims=1)
                 else:
                     value = draft.node("Gather", value, order, axis=1)
-            value = draft.node("Mul", value, self._place(f"{name}.gain", rank, 0, [1]))
-            offset = self._place(f"{name}.offset", rank, 0, [1])
+            value = draft.node("Mul", value, self._place(f"{name}.gain", rank, 1))
+            offset = self._place(f"{name}.offset", rank, 1)
             if mean is not None:
                 offset = draft.node("Sub", offset, draft.constant(mean))
             value = draft.node("Add", value, offset)
@@ -296,7 +295,7 @@ class _Lowering:
                 )
             else:
                 self.draft.node("Identity", x, out="features")
-        shift = self._place("feature.shift", len(shape), 0, [axis])
+        shift = self._place("feature.shift", len(shape), axis)
         self.rename[node.output[0]] = self.draft.node("Add", x, shift)
 
     def _model(self) -> onnx.ModelProto:

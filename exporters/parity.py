@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,9 +36,6 @@ class Comparison:
     output: str
     difference: float
     """max |a - b| / max(1, max |b|); for moments each against its own size (means: or the deviation)."""
-
-    def row(self) -> dict[str, Any]:
-        return asdict(self) | {"difference": float(f"{self.difference:.3g}")}
 
 
 def patched(graph: bytes, layout: ParameterLayout, theta: Array) -> bytes:
@@ -151,18 +148,35 @@ def difference(output: str, value: NDArray[Any], wanted: NDArray[Any]) -> float:
 
 def refuse(found: list[Comparison], tolerance: float) -> None:
     """Raise ExportError with the worst comparison where it is beyond `tolerance`."""
-    worst = max(found, key=lambda c: c.difference)
-    if not worst.difference <= tolerance:
+    bad = max(found, key=lambda c: c.difference if c.difference == c.difference else float("inf"))
+    if not bad.difference <= tolerance:
         raise ExportError(
-            f"{worst.graph} graph: {worst.output} differs from the model's by {worst.difference:.2g} (accepted: "
-            f"{tolerance:g}) on {worst.inputs} input in a batch of {worst.batch} with {worst.theta} parameters; "
+            f"{bad.graph} graph: {bad.output} differs from the model's by {bad.difference:.2g} (accepted: "
+            f"{tolerance:g}) on {bad.inputs} input in a batch of {bad.batch} with {bad.theta} parameters; "
             "nothing was written"
         )
 
 
+def worst(found: list[Comparison]) -> dict[tuple[str, str], dict[int, float]]:
+    """The greatest difference of each graph's outputs, by batch size, over inputs and parameters."""
+    greatest: dict[tuple[str, str], dict[int, float]] = {}
+    for c in found:
+        by_batch = greatest.setdefault((c.graph, c.output), {})
+        by_batch[c.batch] = max(by_batch.get(c.batch, 0.0), c.difference)
+    return greatest
+
+
 def table(found: list[Comparison]) -> Iterator[str]:
-    """One line per graph and output: the greatest difference over inputs and parameters, for each batch size."""
+    """`worst` for a terminal."""
     yield f"{'graph':<9}{'output':<10}" + "".join(f"{f'batch {b}':>11}" for b in BATCHES)
-    for graph, output in dict.fromkeys((c.graph, c.output) for c in found):
-        cells = ([c.difference for c in found if (c.graph, c.output, c.batch) == (graph, output, b)] for b in BATCHES)
-        yield f"{graph:<9}{output:<10}" + "".join(f"{max(cell):>11.1e}" if cell else f"{'-':>11}" for cell in cells)
+    for (graph, output), by_batch in worst(found).items():
+        cells = (f"{by_batch[b]:.1e}" if b in by_batch else "-" for b in BATCHES)
+        yield f"{graph:<9}{output:<10}" + "".join(f"{cell:>11}" for cell in cells)
+
+
+def rows(found: list[Comparison]) -> dict[str, dict[str, float]]:
+    """`worst` for the manifest."""
+    return {
+        f"{graph}.{output}": {f"batch {batch}": float(f"{value:.3g}") for batch, value in by_batch.items()}
+        for (graph, output), by_batch in worst(found).items()
+    }

@@ -100,7 +100,11 @@ class Rehearsal:
 def prepare(model: nn.Module) -> tuple[nn.Module, list[str]]:
     """A copy for export: on the CPU, float32, in evaluation mode. And notes for people."""
     kinds = {t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()}
-    copied = copy.deepcopy(model).to("cpu").float().eval()
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    try:
+        copied = copy.deepcopy(model).to("cpu").float().eval()
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise ExportError(f"the model cannot be copied: {first_line(error)}") from error
     copied.requires_grad_(False)
     others = sorted(str(k).removeprefix("torch.") for k in kinds - {torch.float32})
     return copied, [f"the model's {', '.join(others)} values were converted to float32"] if others else []
@@ -212,7 +216,7 @@ def find_norms(model: nn.Module, frozen: Sequence[str], notes: list[str]) -> dic
             )
     found: dict[str, nn.Module] = {}
     for name, module in names.items():
-        if not isinstance(module, NORMS) or name in frozen:
+        if not isinstance(module, NORMS) or any(f"{name}.".startswith(f"{part}.") for part in frozen):
             continue
         if type(module).forward not in PLAIN_FORWARDS:
             notes.append(f"{name} ({type(module).__name__}) computes its own forward and is left as it is")

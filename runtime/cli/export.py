@@ -85,7 +85,9 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 @click.argument("target", metavar="MODULE:ATTRIBUTE")
 @described
 @click.option("--head", help="Dotted name of the last layer, whose input are the features.")
-@click.option("--frozen", multiple=True, help="Dotted name of a norm to be left as it is; repeatable.")
+@click.option(
+    "--frozen", multiple=True, help="Dotted name of a norm (or a module of norms) to be left as is; repeatable."
+)
 def export(target: str, out: Path, data: Path | None, **options: Any) -> None:
     """Make a PyTorch model into a bundle.
 

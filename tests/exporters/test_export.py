@@ -193,6 +193,28 @@ def test_a_convolution_as_head(bundle_of: Any) -> None:
     assert exported.bundle.manifest.provenance["head"] == "head"
 
 
+def test_frozen_norms_and_norms_with_a_forward_of_their_own(bundle_of: Any) -> None:
+    class ChannelsLast(nn.LayerNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+    stem = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU(), nn.BatchNorm1d(3))
+    model = Model(
+        lambda m, x: m.fc(m.last(m.bn(m.stem(x))).mean(2)),
+        stem=stem,
+        bn=nn.BatchNorm1d(3),
+        last=ChannelsLast(3),
+        unused=nn.BatchNorm1d(3),
+        fc=nn.Linear(3, 3),
+    )
+    exported = bundle_of(model, (3, 9), frozen=["stem"])
+    assert norms(exported) == [("bn", "batch", 3)]
+    assert exported.notes == [
+        "last (ChannelsLast) computes its own forward and is left as it is",
+        "unused: is never run, so it is left out",
+    ]
+
+
 def test_other_precisions_become_float32(bundle_of: Any) -> None:
     model = Model(lambda m, x: m.fc(m.bn(x).mean(2)), bn=nn.BatchNorm1d(3), fc=nn.Linear(3, 3)).bfloat16()
     exported = bundle_of(model, (3, 9))
