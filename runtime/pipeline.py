@@ -184,7 +184,7 @@ class Pipeline:
         """
         step = Step()
         touched: dict[str, None] = {}
-        self._collect(step, touched)
+        self._collect(step, touched, self.clock.now())
         pending = self._pending
         count = min(len(pending), self.config.batch.size)
         samples = [pending.popleft()[1] for _ in range(count)]
@@ -204,7 +204,7 @@ class Pipeline:
             touched[sample.stream] = None
             decisions.append(self._decide(stream, sample, result, step))
             if plan.any_finished:
-                self._collect(step, touched)
+                self._collect(step, touched, sample.time)
                 return samples[i + 1 :]
         return []
 
@@ -222,12 +222,12 @@ class Pipeline:
                 step.tokens.append(block.token)
         self._taken = waiting
 
-    def _collect(self, step: Step, touched: dict[str, None]) -> None:
-        """Take up what adaptation has finished since the last turn."""
+    def _collect(self, step: Step, touched: dict[str, None], now: float) -> None:
+        """Take up what adaptation has finished."""
         for job in self.plan.finished():
             stream = self.streams.get(job.stream)
             if stream is not None:
-                step.events += stream.adaptation.collect(job, self.clock.now())
+                step.events += stream.adaptation.collect(job, now)
                 self._after(stream)
                 touched[stream.name] = None
 

@@ -36,9 +36,11 @@ def replay(
 ) -> float:
     """Run `blocks` (in time order) through a new pipeline and hand each of its turns to `sinks`.
 
-    The simulated clock stands at the time of the block that arrives, or at the moment that a micro-batch is due, as
-    the daemon's would if the model took no time. Adaptation runs inline. With `speed`, the replay waits until the
-    recording's time, that many times faster, has passed on the wall; what it decides is the same.
+    The simulated clock stands at the time of the block that arrives. Adaptation runs inline, and a vector that it
+    hands over holds from the very next window. So it makes no difference to the decisions where a micro-batch is cut,
+    and, since nobody waits for them, windows are run in full batches. With `speed`, the replay waits until the
+    recording's time, that many times faster, has passed on the wall, and cuts batches by their deadline as the daemon
+    does.
 
     `progress` is called after every block. Returns the seconds that the pipeline took, without reading and waiting.
     Raises what the recording, the configuration or the bundle raise: all of it TrimtabError.
@@ -64,14 +66,14 @@ def replay(
         for block in blocks:
             if wall is not None:
                 wall.wait_for(block.time)
-            while (due := pipeline.due()) is not None and due <= block.time:
-                turn(due)
+                while (due := pipeline.due()) is not None and due <= block.time:
+                    turn(due)
             clock.advance_to(block.time)
             begun = time.perf_counter()
             pipeline.offer(block)
             busy += time.perf_counter() - begun
-            while (due := pipeline.due()) is not None and due <= clock.now():
-                turn(due)
+            while pipeline.waiting >= config.batch.size:
+                turn(clock.now())
             if progress is not None:
                 progress()
         while (due := pipeline.due()) is not None:

@@ -155,7 +155,7 @@ def test_many_streams_share_batches(tiny: Tiny, tmp_path: Path) -> None:
 
     config = Config(bundle=tiny.bundle.path)
     replay(tiny.bundle, config, Recording(tmp_path / "many.csv", tiny.bundle.manifest).blocks(), [Sizes()])
-    assert sizes == [3] * 7
+    assert sizes == [21]
 
 
 def test_static_turns_adaptation_off_and_nothing_else(tiny: Tiny) -> None:
