@@ -55,20 +55,20 @@ class Monitor:
         quiet = self._quiet > 0
         self._quiet -= quiet
         raised: list[tuple[float, Alarm]] = []
+        evidence, counts = self._evidence, self._values
         for signal, value in values.items():
             detector = self._detectors[signal]
             if not math.isfinite(value):
                 continue
             finding = detector.update(float(value))
-            self._values[signal] += 1
-            share = finding.statistic / finding.threshold if finding.threshold > 0 else float(finding.alarm)
-            self._evidence[signal] = share
-            if finding.alarm and not quiet:
+            alarm, statistic, threshold, _ = finding
+            counts[signal] += 1
+            evidence[signal] = share = statistic / threshold if threshold > 0 else float(alarm)
+            if alarm and not quiet:
                 # Values are counted in windows by their average spacing, should windows have gone unobserved.
                 spacing = self._windows / self._values[signal]
                 onset = None if finding.onset is None else round(finding.onset * spacing)
-                alarm = Alarm(signal, detector.name, finding.statistic, finding.threshold, onset, {})
-                raised.append((share, alarm))
+                raised.append((share, Alarm(signal, detector.name, statistic, threshold, onset, {})))
         if not raised:
             return None
         self._quiet = self._refractory

@@ -119,51 +119,82 @@ class Sprt:
     def update(self, value: float) -> Finding:
         """Take one value: a few microseconds."""
         if not -HUGE < value < HUGE:
-            return self._finding(False)
+            return self._unchanged()
         if self._learning is not None:
             self._learning.append(value)
             if len(self._learning) >= self._warmup:
                 self._learn(self._learning)
-            return self._finding(False)
+            return self._unchanged()
         z = self._standardise(value)
         alarm = False
+        best, nearest = -1.0, 0
+        sums = self._sums
         for i, (sign, d, bound, height) in enumerate(self._charts):
-            step = d * (min(max(sign * z, -bound), bound) - 0.5 * d)
-            total = self._sums[i] + step
+            score = sign * z
+            if score > bound:
+                score = bound
+            elif score < -bound:
+                score = -bound
+            total = sums[i] + d * (score - 0.5 * d)
             if total > 0:
-                self._sums[i] = total
+                sums[i] = total
                 self._lengths[i] += 1
-                alarm = alarm or total >= height
+                share = total / height
+                if share > best:
+                    best, nearest = share, i
+                if total >= height:
+                    alarm = True
             else:
-                self._sums[i] = 0.0
+                sums[i] = 0.0
                 self._lengths[i] = 0
-        finding = self._finding(alarm)
+                if best < 0:
+                    best, nearest = 0.0, i
+        onset = self._lengths[nearest] - 1 if alarm else None
+        finding = Finding(alarm, sums[nearest], self._charts[nearest][3], onset)
         if alarm:
             self._start(0.0, self._known[1] if self._known else 0.0, learnt=False)
         return finding
 
     def _standardise(self, value: float) -> float:
         """z of a value by the baseline so far, which the value then joins."""
-        scale = max(math.sqrt(self._squares / self._var_count), 1e-9 * abs(self._mean), 1e-300)
-        count = self._mean_count / self._correlation
-        freedom = max(self._var_count / self._correlation, 1.0)
-        deviation = value - self._mean
-        t = deviation / (scale * math.sqrt(1.0 + 1.0 / count))
-        z = math.sqrt(freedom * math.log1p(min(t * t, 1e300) / freedom)) * (8 * freedom + 1) / (8 * freedom + 3)
-        self._join(min(max(deviation, -WINSOR * scale), WINSOR * scale))
-        return math.copysign(z, deviation)
+        # Written out without min and max, and with Welford's update in place: this runs for every signal of every
+        # window, and calls are what it would spend its time on.
+        mean, var_count, mean_count = self._mean, self._var_count, self._mean_count
+        scale = math.sqrt(self._squares / var_count)
+        smallest = 1e-9 * abs(mean) + 1e-300
+        if scale < smallest:
+            scale = smallest
+        freedom = var_count / self._correlation
+        if freedom < 1.0:
+            freedom = 1.0
+        deviation = value - mean
+        t = deviation / (scale * math.sqrt(1.0 + self._correlation / mean_count))
+        square = t * t
+        if square > 1e300:
+            square = 1e300
+        z = math.sqrt(freedom * math.log1p(square / freedom)) * (8 * freedom + 1) / (8 * freedom + 3)
+        joining = deviation
+        limit = WINSOR * scale
+        if joining > limit:
+            joining = limit
+        elif joining < -limit:
+            joining = -limit
+        self._join(joining)
+        return z if deviation >= 0 else -z
 
     def _join(self, deviation: float) -> None:
         """Welford's update by a value that lies `deviation` from the mean; beyond `memory`, old values fade."""
-        self._mean_count += 1.0
-        self._var_count += 1.0
-        step = deviation / self._mean_count
+        memory = self._memory
+        mean_count = self._mean_count + 1.0
+        var_count = self._var_count + 1.0
+        step = deviation / mean_count
         self._mean += step
         self._squares += deviation * (deviation - step)
-        self._mean_count = min(self._mean_count, self._memory)
-        if self._var_count > self._memory:
-            self._squares *= self._memory / self._var_count
-            self._var_count = self._memory
+        self._mean_count = mean_count if mean_count < memory else memory
+        if var_count > memory:
+            self._squares *= memory / var_count
+            var_count = memory
+        self._var_count = var_count
 
     def _learn(self, values: list[float]) -> None:
         """A baseline from the warm-up, whose outliers (by the median of absolute deviations) are pulled in."""
@@ -177,10 +208,10 @@ class Sprt:
         self._squares += math.fsum((v - self._mean) ** 2 for v in values)
         self._var_count += len(values) - 1
 
-    def _finding(self, alarm: bool) -> Finding:
-        """Of the chart that stands nearest to its threshold."""
+    def _unchanged(self) -> Finding:
+        """Of the chart that stands nearest to its threshold, where no value was taken."""
         i = max(range(len(self._sums)), key=lambda j: self._sums[j] / self._charts[j][3])
-        return Finding(alarm, self._sums[i], self._charts[i][3], self._lengths[i] - 1 if alarm else None)
+        return Finding(False, self._sums[i], self._charts[i][3], None)
 
     def state(self) -> State:
         """All of the memory; calibration follows from the options and the reference, and is not in it."""
