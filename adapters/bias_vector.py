@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from trimtab.adapters.balance import class_weights
+from trimtab.adapters.balance import class_weights, too_alike
 from trimtab.adapters.fit import finite_windows
 from trimtab.adapters.methods import Context, Declined, Outputs, Proposal, Windows
 
@@ -31,7 +31,7 @@ class BiasVector:
     """Options:
 
     prior: windows that the source counts for.
-    span: window numbers that the windows must span (see `norm_statistics`).
+    span: window numbers that the windows must span (see `trimtab.adapters.balance.too_alike`).
     """
 
     prior: float = 64.0
@@ -48,9 +48,6 @@ class BiasVector:
         windows = finite_windows(windows)
         if len(windows) == 0:
             return Declined(self.name, "no finite window is remembered")
-        spanned = int(windows.sequence[-1] - windows.sequence[0]) + 1
-        if spanned < self.span:
-            return Declined(self.name, f"the windows span {spanned} window numbers, {self.span} are asked for")
         # Start from the source's biases, so that trying twice does not shift twice.
         row = theta.copy()
         for kind in ("channel.bias", "feature.shift"):
@@ -58,6 +55,9 @@ class BiasVector:
                 row[part.slice] = context.source.theta[part.slice]
         slot = np.zeros(len(windows), np.int64)
         outputs = context.probe(windows.inputs, row[None], slot)
+        alike = too_alike(context, outputs.y, windows, self.span)
+        if alike is not None:
+            return Declined(self.name, alike)
         moved = []
         if context.layout.of_kind("channel.bias") and outputs.moments is not None:
             moved.append(self._move_channels(context, row, outputs))

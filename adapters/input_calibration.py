@@ -18,6 +18,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.adapters.balance import class_weights, lasting, relative_moments, too_alike
 from trimtab.adapters.fit import Fit, finite_windows, measure
 from trimtab.adapters.methods import Context, Declined, Proposal, Sensor, Windows
 
@@ -35,9 +36,12 @@ class InputCalibration:
     """Options:
 
     error: chance of a wrong switch that is accepted at each try, by the jackknife over runs of windows.
+    caution, span: of gain and offset, which are statistics (see `norm_statistics`); signs and orders need neither.
     """
 
     error: float = 0.003
+    caution: float = 4.0
+    span: int = 256
     name: str = "input_calibration"
 
     def __post_init__(self) -> None:
@@ -54,11 +58,12 @@ class InputCalibration:
         if len(windows) == 0:
             return Declined(self.name, "no finite window is remembered")
         best = _search(context, coordinates, windows)
-        rows = [best, *_matched(context, best, gains, windows)]
-        fit = measure(context, np.stack([theta, context.source.theta, *rows]), windows)
+        matched = _matched(context, best, gains, windows, self.caution, self.span)
+        rows = np.stack([theta, context.source.theta, best, *matched])
+        fit = measure(context, rows, windows)
         misfit = fit.misfit()
         found = 1 + int(np.argmin(misfit[1:]))
-        row = np.stack([theta, context.source.theta, *rows])[found]
+        row = rows[found]
         gain, chance = fit.certainty(found, 0)
         evidence = {
             "misfit": float(misfit[found]),
@@ -158,29 +163,40 @@ def _best(context: Context, rows: list[NDArray[np.float32]], windows: Windows) -
 
 
 def _matched(
-    context: Context, row: NDArray[np.float32], sensors: list[Sensor], windows: Windows
+    context: Context, row: NDArray[np.float32], sensors: list[Sensor], windows: Windows, caution: float, span: int
 ) -> list[NDArray[np.float32]]:
     """`row` with offset, gain, or both matched per channel to the source's mean and standard deviation."""
+    if not sensors:
+        return []
+    y = context.probe(windows.inputs, row[None], np.zeros(len(windows), np.int64)).y
+    if not np.isfinite(y).all() or too_alike(context, y, windows, span) is not None:
+        return []
+    weights = class_weights(context, y)
     rows = []
-    for with_gain, with_offset in ((False, True), (True, False), (True, True)) if sensors else ():
+    for with_gain, with_offset in ((False, True), (True, False), (True, True)):
         changed = row.copy()
         for sensor in sensors:
             if not len(sensor.mean) or not len(sensor.std):
                 continue
-            view = context.layout.view
-            gain, offset = view(changed, f"input.{sensor.name}.gain"), view(changed, f"input.{sensor.name}.offset")
+            gain = context.layout.view(changed, f"input.{sensor.name}.gain")
+            offset = context.layout.view(changed, f"input.{sensor.name}.offset")
             x = windows.inputs[sensor.name].astype(np.float64)
             if f"input.{sensor.name}.order" in context.layout:
-                order = view(changed, f"input.{sensor.name}.order").astype(np.int64)
-                x = x[:, order]
-            axes = (0, *range(2, x.ndim))
-            mean, std = x.mean(axis=axes), x.std(axis=axes)
+                x = x[:, context.layout.view(changed, f"input.{sensor.name}.order").astype(np.int64)]
+            x = x.reshape(*x.shape[:2], -1) * gain[:, None] + offset[:, None]
+            wanted, spread = np.asarray(sensor.mean), np.asarray(sensor.std)
+            means, variances = x.mean(axis=2), x.var(axis=2)
+            share = lasting(relative_moments(means, variances, wanted, spread**2), weights, windows.sequence, caution)
+            mean = weights @ means
+            std = np.sqrt(weights @ variances + weights @ (means - mean) ** 2)
             # A channel that stands still has no spread to match.
-            ratio = np.where(std > 1e-6 * np.asarray(sensor.std), np.asarray(sensor.std) / np.maximum(std, 1e-30), 1.0)
-            if with_gain:
-                gain *= ratio.astype(np.float32)
+            ratio = np.where(std > 1e-6 * spread, spread / np.maximum(std, 1e-30), 1.0) ** share
+            if not with_gain:
+                ratio = np.ones_like(ratio)
+            gain *= ratio.astype(np.float32)
+            offset *= ratio.astype(np.float32)
             if with_offset:
-                offset[:] = (np.asarray(sensor.mean) - gain * mean).astype(np.float32)
+                offset += (wanted + (1 - share) * (mean - wanted) - ratio * mean).astype(np.float32)
         rows.append(changed)
     return rows
 

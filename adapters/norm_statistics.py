@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.adapters.balance import class_weights
-from trimtab.adapters.fit import finite_windows, runs_of
-from trimtab.adapters.methods import Context, Declined, Proposal, SourceStatistics, Windows
+from trimtab.adapters.balance import class_weights, lasting, relative_moments, too_alike
+from trimtab.adapters.fit import finite_windows
+from trimtab.adapters.methods import Context, Declined, Proposal, Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class NormStatistics:
     """Options:
 
     prior: windows that the source's statistics count for.
+    caution: squared standard errors by which a layer's change is shrunk; 0: not at all.
     passes: times that the windows are measured.
-    span: window numbers that the windows must span. From less, what somebody does for a while cannot be told from what
-        has changed for good, and the guard's windows, which are of the same while, cannot tell either.
+    span: window numbers that the windows must span (see `trimtab.adapters.balance.too_alike`).
     """
 
     prior: float = 64.0
@@ -41,6 +41,8 @@ class NormStatistics:
     def __post_init__(self) -> None:
         if not self.prior >= 0:
             raise ValueError(f"prior is {self.prior}; give a number of windows, 0 or more")
+        if not self.caution >= 0:
+            raise ValueError(f"caution is {self.caution}; it must be 0 or more")
         if self.passes < 1:
             raise ValueError(f"passes is {self.passes}; give at least 1")
         if self.span < 1:
@@ -59,9 +61,6 @@ class NormStatistics:
         windows = finite_windows(windows)
         if len(windows) == 0:
             return Declined(self.name, "no finite window is remembered")
-        spanned = int(windows.sequence[-1] - windows.sequence[0]) + 1
-        if spanned < self.span:
-            return Declined(self.name, f"the windows span {spanned} window numbers, {self.span} are asked for")
         row = theta.copy()
         slot = np.zeros(len(windows), np.int64)
         moved = 0.0
@@ -73,6 +72,9 @@ class NormStatistics:
             moments = outputs.moments.astype(np.float64)
             if not np.isfinite(moments).all():
                 return Declined(self.name, "norm inputs are not finite")
+            alike = too_alike(context, outputs.y, windows, self.span)
+            if alike is not None:
+                return Declined(self.name, alike)
             weights = class_weights(context, outputs.y)
             effective = float(1.0 / (weights**2).sum())
             share = effective / (self.prior + effective)
@@ -83,7 +85,10 @@ class NormStatistics:
                 means, variances = moments[:, 0, channels], moments[:, 1, channels]
                 mean = weights @ means
                 var = weights @ variances + weights @ (means - mean) ** 2
-                keep = 1.0 - share * self._lasting(means, variances, weights, windows.sequence, source, channels)
+                relative = relative_moments(
+                    means, variances, source.moments_mean[channels], source.moments_var[channels]
+                )
+                keep = 1.0 - share * lasting(relative, weights, windows.sequence, self.caution)
                 layout.view(row, f"norm.{name}.mean")[:] = keep * old_mean + (1 - keep) * mean
                 layout.view(row, f"norm.{name}.var")[:] = (
                     keep * old_var + (1 - keep) * var + keep * (1 - keep) * (mean - old_mean) ** 2
@@ -98,30 +103,3 @@ class NormStatistics:
         if np.array_equal(row, theta):
             return Declined(self.name, "the statistics are already those of the windows", evidence)
         return Proposal(self.name, row, evidence=evidence)
-
-    def _lasting(
-        self,
-        means: NDArray[np.float64],
-        variances: NDArray[np.float64],
-        weights: NDArray[np.float64],
-        sequence: NDArray[np.int64],
-        source: SourceStatistics,
-        channels: slice,
-    ) -> float:
-        """How much of a layer's change is more than what comes and goes from run to run: 0 to 1.
-
-        The positive-part James-Stein factor, 1 - caution * sum(se^2) / sum(change^2), over the channels' first and
-        second moments in units of the source's; standard errors from runs of neighbouring windows.
-        """
-        starts, _counts = runs_of(sequence)
-        if len(starts) < 2:
-            return 1.0
-        spread = source.moments_var[channels] + 1e-5
-        first = (means - source.moments_mean[channels]) / np.sqrt(spread)
-        second = (variances + (means - source.moments_mean[channels]) ** 2) / spread - 1.0
-        values = np.concatenate([first, second], axis=1)
-        change = weights @ values
-        by_run = np.add.reduceat(weights[:, None] * (values - change), starts, axis=0)
-        error = len(starts) / (len(starts) - 1) * (by_run**2).sum(axis=0)
-        total = float((change**2).sum())
-        return max(0.0, 1.0 - self.caution * float(error.sum()) / total) if total > 0 else 0.0
