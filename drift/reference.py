@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-STREAMS = 128
-LENGTH = 4096
+STREAMS = 256
+LENGTH = 2048
 """Simulated values: STREAMS x LENGTH, about 80 ms a call of `thresholds`."""
 
 MARGIN = 2.0

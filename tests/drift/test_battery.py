@@ -35,8 +35,8 @@ def moved(name: str, n: int, seed: int) -> NDArray[np.float64]:
 
 
 def drifting(name: str, seed: int = 0) -> list[float]:
-    """400 values without, 200 after a drift, 100 after one back."""
-    parts = [quiet(name, 400, seed), moved(name, 200, seed + 1), quiet(name, 100, seed + 2)]
+    """300 values without, 100 after a drift, 50 after one back."""
+    parts = [quiet(name, 300, seed), moved(name, 100, seed + 1), quiet(name, 50, seed + 2)]
     return list(map(float, np.concatenate(parts)))
 
 
@@ -67,7 +67,7 @@ def test_the_same_values_give_the_same_findings(kind: Kind) -> None:
     assert run(make(), drifting(name)) == run(make(), drifting(name))
 
 
-@pytest.mark.parametrize("cut", [0, 1, 40, 64, 399, 405, 420, 650])
+@pytest.mark.parametrize("cut", [0, 1, 40, 64, 299, 303, 320, 420])
 def test_it_goes_on_exactly_from_its_state(kind: Kind, cut: int) -> None:
     name, make = kind
     values = drifting(name, seed=5)
@@ -129,9 +129,10 @@ def test_an_obvious_drift_is_found_soon_and_once(kind: Kind) -> None:
     found = [(i, f) for i, f in enumerate(run(detector, moved(name, 400, 22).tolist())) if f.alarm]
     assert len(found) == 1, "once, since the detector learns the new level"
     delay, finding = found[0]
-    assert delay < 60
+    assert delay < 100
     assert finding.statistic >= finding.threshold > 0
-    if finding.onset is not None and name != "kswin":
+    # ADWIN's buckets and KSWIN's window are coarser than that.
+    if finding.onset is not None and name not in {"adwin", "kswin"}:
         assert abs(finding.onset - delay) <= 60
 
 
@@ -149,7 +150,7 @@ def test_statistics_stay_under_the_threshold_until_the_alarm(kind: Kind) -> None
 def test_a_reset_makes_it_new(kind: Kind) -> None:
     name, make = kind
     detector = make()
-    run(detector, drifting(name)[:420])
+    run(detector, drifting(name)[:320])
     detector.reset()
     assert json.dumps(detector.state()) == json.dumps(make().state())
     assert run(detector, drifting(name)) == run(make(), drifting(name))
@@ -186,7 +187,7 @@ def test_scale_and_shift_change_nothing(name: str, factor: float, offset: float)
 
 @pytest.mark.parametrize("name", names())
 def test_options_are_checked(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"detector {name} has no option 'colour'; it has"):
+    with pytest.raises(ValueError, match=rf"detector {name} has no option 'colour'; (use one of|leave it out)"):
         build(name, every=1000, options={"colour": 1})
     for key, option in describe(name).options.items():
         for wrong in ("much", option.high * 2, option.low / 2 - 1, True, None, math.nan, [option.high * 2]):

@@ -1,0 +1,131 @@
+"""Calibration on recordings: autocorrelated and class-switching signals keep to the false alarms asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+
+from trimtab.drift.reference import excursions, height, inflation, resample
+from trimtab.drift.run_length import threshold
+from trimtab.drift.sprt import Sprt
+
+Array = NDArray[np.float64]
+
+
+def autoregressive(phi: float) -> Callable[[int, np.random.Generator], Array]:
+    def draw(n: int, rng: np.random.Generator) -> Array:
+        noise = rng.standard_normal(n + 200) * np.sqrt(1 - phi * phi)
+        return np.asarray(lfilter([1.0], [1.0, -phi], noise)[200:])
+
+    return draw
+
+
+def switching(n: int, rng: np.random.Generator) -> Array:
+    """Seven classes, each with a level of its own, for 24 to 36 values at a time."""
+    levels = np.array([-1.2, -0.8, -0.3, 0.0, 0.2, 0.7, 1.6])
+    within = autoregressive(0.5)
+    parts: list[Array] = []
+    while sum(map(len, parts)) < n:
+        level = levels[rng.integers(7)] + 0.25 * rng.standard_normal()
+        parts.append(level + 0.35 * within(int(rng.integers(24, 37)), rng))
+    return np.concatenate(parts)[:n]
+
+
+def skewed(n: int, rng: np.random.Generator) -> Array:
+    return rng.gamma(1.5, size=n)
+
+
+def heavy(n: int, rng: np.random.Generator) -> Array:
+    return rng.standard_t(3, n)
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.5, 0.9])
+def test_inflation_of_an_autoregression(phi: float) -> None:
+    """(1 + phi) / (1 - phi), from its autocorrelation phi^j."""
+    found = np.median([inflation(autoregressive(phi)(4000, np.random.default_rng(i))) for i in range(15)])
+    assert found == pytest.approx((1 + phi) / (1 - phi), rel=0.15, abs=0.1)
+
+
+def test_inflation_is_at_least_one() -> None:
+    assert inflation(np.tile([1.0, -1.0], 100)) == 1.0
+    assert inflation(np.ones(100)) == 1.0
+    assert inflation(np.array([1.0, 2.0])) == 1.0
+
+
+def test_resampling_keeps_blocks_whole() -> None:
+    drawn = resample(np.arange(100.0), 10, 7, 95, np.random.default_rng(0))
+    assert drawn.shape == (7, 95)
+    steps = np.diff(drawn, axis=1) % 100
+    assert (np.delete(steps, np.arange(9, 94, 10), axis=1) == 1).all()
+
+
+def test_excursions_are_those_of_the_recursion() -> None:
+    z = np.random.default_rng(1).standard_normal((3, 200))
+    allowances = np.array([0.2, 0.7])
+    for k, found in zip(allowances, excursions(z, allowances), strict=True):
+        heights = []
+        for row in z:
+            total = peak = 0.0
+            for value in row:
+                total = max(0.0, total + value - k)
+                if total == 0 and peak > 0:
+                    heights.append(peak)
+                    peak = 0.0
+                peak = max(peak, total)
+            heights.extend([peak] if peak > 0 else [])
+        assert sorted(found) == pytest.approx(sorted(heights))
+
+
+def test_heights_are_extrapolated_to_rare_ones() -> None:
+    """Exponential excursions, one in two values: the height of one in 10^7 values is ln(10^7 / 2)."""
+    drawn = np.random.default_rng(0).exponential(size=100_000)
+    assert height(drawn, 200_000, 1e3) == pytest.approx(np.log(1e3 / 2), rel=0.05)
+    assert height(drawn, 200_000, 1e7) == pytest.approx(np.log(1e7 / 2), rel=0.12)
+
+
+def test_heights_of_nothing() -> None:
+    assert height(np.zeros(0), 1000, 100.0) == 0.0
+    assert height(np.array([3.0]), 1000, 1e6) == 0.0
+
+
+def test_a_gaussian_recording_gives_the_thresholds_of_theory() -> None:
+    """Twice the run length is aimed at, and blocks are smoothed: a little above theory."""
+    recording = np.random.default_rng(3).standard_normal(20_000)
+    detector = Sprt(every=5000, shifts=[1.0], reference=recording)
+    finding = detector.update(0.0)
+    assert finding.threshold == pytest.approx(threshold(0.5, 2 * 2 * 5000), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [autoregressive(0.5), autoregressive(0.9), switching, skewed, heavy],
+    ids=["ar5", "ar9", "switch", "skew", "t3"],
+)
+def test_false_alarms_keep_to_the_rate(draw: Callable[[int, np.random.Generator], Array]) -> None:
+    rng = np.random.default_rng(11)
+    every, alarms, values = 2000, 0, 0
+    for _ in range(5):
+        recording = draw(2000, rng)
+        for _ in range(2):
+            detector = Sprt(every=every, reference=recording)
+            alarms += sum(detector.update(v).alarm for v in draw(4000, rng).tolist())
+            values += 4000
+    expected = values / every
+    assert alarms <= expected + 2 * np.sqrt(expected)
+
+
+def test_what_goes_beyond_the_usual_levels_is_seen_at_once() -> None:
+    rng = np.random.default_rng(5)
+    delays = []
+    for _ in range(10):
+        detector = Sprt(every=20000, reference=switching(2000, rng))
+        for value in switching(600, rng).tolist():
+            detector.update(value)
+        after = (switching(200, rng) + 6.0).tolist()
+        delays.append(next(i for i, value in enumerate(after) if detector.update(value).alarm))
+    assert max(delays) < 30
+    assert np.median(delays) < 10
