@@ -143,9 +143,11 @@ class Manifest(Strict):
             raise ValueError("graphs: the serve graph is missing")
         if self.window is not None and len(self.inputs[0].shape) != 2:
             raise ValueError("window: only an input of shape [channels, rows] can be windowed")
-        if self.window is not None and (len(self.inputs) > 1 or self.inputs[0].shape[1] != self.window.rows):
+        if self.window is not None and len(self.inputs) > 1:
+            raise ValueError("window: only a bundle with one input can be windowed")
+        if self.window is not None and self.inputs[0].shape[1] != self.window.rows:
             raise ValueError(
-                f"window.rows: a window of {self.window.rows} rows is not the one input's shape {self.inputs[0].shape}"
+                f"window.rows: a window of {self.window.rows} rows does not fit an input of {self.inputs[0].shape}"
             )
         _once("inputs", [i.name for i in self.inputs])
         _once("classes", self.classes)
@@ -321,8 +323,9 @@ def load_bundle(path: str | Path) -> Bundle:
     version = raw.get("schema_version")
     if version != SCHEMA or isinstance(version, bool):
         newer = isinstance(version, int) and version > SCHEMA
+        found = "none" if version is None else shown(version)
         raise BundleError(
-            f"{file}: schema_version: this trimtab reads version {SCHEMA}, the bundle has {shown(version)}; "
+            f"{file}: schema_version: this trimtab reads version {SCHEMA}, the bundle has {found}; "
             f"{'update trimtab, or ' if newer else ''}{AGAIN}"
         )
     try:

@@ -218,6 +218,7 @@ class Config(Section):
                     f"streams.{i}.topic: {shown(stream.topic)} lies under this node's own prefix {self.prefix}, which "
                     "is not listened to; give the topic of a sensor, or set another mqtt.prefix"
                 )
+            # A broker may send what matches two filters twice, and only one of their payloads can be right.
             for k, earlier in enumerate(self.streams[:i]):
                 if overlap(stream.topic, earlier.topic):
                     raise ValueError(

@@ -152,8 +152,8 @@ def _json(payload: bytes) -> Mapping[str, Any]:
         raise PayloadError("the payload is not UTF-8; send JSON, or set `payload: msgpack` or `raw`") from None
     except ValueError as error:
         _not_empty(payload, "JSON")
-        at_byte = isinstance(error, json.JSONDecodeError)
-        reason = f"{error.msg} at character {error.pos}" if at_byte else "a number has too many digits"
+        found = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else None
+        reason = found or "a number has too many digits"
         raise PayloadError(f"the payload is not JSON ({reason}); send JSON, or set the stream's `payload`") from None
     return _mapping(facts)
 
@@ -168,7 +168,7 @@ def _msgpack(payload: bytes) -> Mapping[str, Any]:
         facts = msgpack.unpackb(payload)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         _not_empty(payload, "MessagePack")
-        reason = " ".join(str(error).split()) or "it is nested too deeply"
+        reason = " ".join(str(error).split(" when ")[0].split()).rstrip(".") or "it is nested too deeply"
         raise PayloadError(
             f"the payload is not MessagePack ({reason}); send MessagePack, or set the stream's `payload`"
         ) from None
@@ -234,7 +234,9 @@ def _rows(array: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
         array = array.reshape(-1, channels)
     if array.ndim != 2 or array.shape[1] != channels:
         found = f"{array.shape[1]} values a row" if array.ndim == 2 else f"the shape {_shape(array)}"
-        raise PayloadError(f"values: has {found} where the bundle's input has {channels} channels; send as many a row")
+        raise PayloadError(
+            f"values: has {found} where the bundle's input has {channels} channels; send {channels} a row"
+        )
     if len(array) > MAX_ROWS:
         raise PayloadError(f"values: has {len(array)} rows; send at most {MAX_ROWS} in one message")
     return array

@@ -82,7 +82,9 @@ class File:
             return list(names)
         missing = [n for n in names if n not in columns]
         if names and len(missing) < len(names):
-            raise RecordingError(f"{self.path}: the columns {listed(missing)} are missing; the bundle needs them")
+            raise RecordingError(
+                f"{self.path}: the columns {listed(missing)} are missing; add them, the bundle needs them"
+            )
         found = [c for c in columns if c not in RESERVED and numeric(c)]
         if len(found) != count:
             wanted = f"the columns {listed(names)}" if names else f"{count} numeric columns"

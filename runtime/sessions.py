@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -458,7 +459,7 @@ class Engine:
             if self._opener.names != ["cpu"]:
                 raise
             # What the CPU cannot run, no other provider will.
-            reason = one_line(error.__cause__ or error, 120)
+            reason = _reason(error.__cause__ or error)
             raise BundleError(f"{self._file(which)}: cannot be opened ({reason}); export the bundle again") from error
         shapes = self._shapes(which)
         if missing := set(shapes) - {output.name for output in session.get_outputs()}:
@@ -473,7 +474,7 @@ class Engine:
             outputs = opened(feed)
         except InferenceError as error:
             raise BundleError(
-                f"{self._file(which)}: the model cannot be run ({one_line(error, 120)}); export the bundle again"
+                f"{self._file(which)}: the model cannot be run ({_reason(error)}); export the bundle again"
             ) from error
         for name, wanted in shapes.items():
             found = getattr(outputs, name).shape
@@ -483,6 +484,11 @@ class Engine:
                     f"manifest asks for {list(wanted)}; export the bundle again"
                 )
         return opened
+
+
+def _reason(error: BaseException) -> str:
+    """What ONNX Runtime says without its codes."""
+    return one_line(re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)), 120)
 
 
 def _merge(parts: Sequence[tuple[NDArray[np.intp] | slice, Outputs]], count: int) -> Outputs:

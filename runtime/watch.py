@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.drift.catalogue import LONGEST, SHORTEST
 from trimtab.drift.signals import departure, distance, divergence, entropy, whitening
 from trimtab.runtime.bundle import Bundle
 from trimtab.runtime.config import Drift, FalseAlarms
-from trimtab.runtime.errors import ConfigError
+from trimtab.runtime.errors import BundleError, ConfigError
 from trimtab.runtime.sessions import Outputs
 
 Signal = Callable[[Outputs], NDArray[np.float64]]
@@ -44,7 +45,13 @@ def _departure(bundle: Bundle) -> Signal | None:
 def _distance(bundle: Bundle) -> Signal | None:
     if not bundle.manifest.features or "observe" not in bundle.manifest.graphs:
         return None
-    mean, whiten = bundle.source.feature_mean, whitening(bundle.source.feature_cov)
+    mean = bundle.source.feature_mean
+    try:
+        whiten = whitening(bundle.source.feature_cov)
+    except ValueError:
+        raise BundleError(
+            f"{bundle.path / bundle.manifest.source}: feature_cov has negative eigenvalues; export the bundle again"
+        ) from None
 
     def signal(outputs: Outputs) -> NDArray[np.float64]:
         return distance(_observed(outputs.features), mean, whiten)
@@ -67,7 +74,7 @@ def _observed(tap: NDArray[np.float32] | None) -> NDArray[np.float32]:
 def watched_signals(bundle: Bundle, drift: Drift) -> dict[str, Signal]:
     """The configured signals that this bundle can give.
 
-    Raises ConfigError where there is none.
+    Raises ConfigError where there is none, BundleError where the source statistics of one make no sense.
     """
     makers = {"divergence": _divergence, "departure": _departure, "distance": _distance, "entropy": _entropy}
     found: dict[str, Signal] = {name: signal for name in drift.signals if (signal := makers[name](bundle)) is not None}
@@ -83,8 +90,19 @@ def watched_signals(bundle: Bundle, drift: Drift) -> dict[str, Signal]:
 def false_alarm_windows(accepted: FalseAlarms, bundle: Bundle) -> float:
     """The accepted false alarms as an average run length in windows.
 
-    Raises ConfigError where they are set per time but the bundle has no rate.
+    Raises ConfigError where they are set per time but the bundle has no rate, or where detectors cannot keep them.
     """
+    windows = _windows(accepted, bundle)
+    longest = LONGEST / len(Drift().signals)  # which share it
+    if not SHORTEST <= windows <= longest:
+        raise ConfigError(
+            f"drift.false_alarms.every: one in {windows:g} windows is asked for; give what comes to {SHORTEST:g} to "
+            f"{longest:.1g} windows"
+        )
+    return windows
+
+
+def _windows(accepted: FalseAlarms, bundle: Bundle) -> float:
     if accepted.per == "windows":
         return accepted.every
     window = bundle.manifest.window
