@@ -13,7 +13,6 @@ import queue
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,14 +34,14 @@ from trimtab.runtime.systemd import Notifier
 log = logging.getLogger("trimtab.daemon")
 
 TIDY = 0.5
-"""Seconds of quiet after which the journal drops what is confirmed; a busy daemon does so at every turn."""
+"""Seconds between two times that a quiet daemon drops confirmed messages from its journal; a busy one always does."""
 FAREWELL = 2.0
 """Seconds, at the least, in which the broker may confirm that this node is offline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """A signal came."""
+    """A signal or a message came: look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class Prepared:
     error: str
 
 
-Mail = Delivery | Confirmed | Wake | Worked | Prepared
+Mail = Confirmed | Wake | Worked | Prepared
 
 
 class Worker:
@@ -97,7 +96,7 @@ class Daemon:
         config = self.config
         self._routes = intake.Routes(config)
         self._form = Form.of(self.pipeline.bundle.manifest)
-        self._inbox = Inbox(config.queue)
+        self._inbox = Inbox(config.queue, lambda: self._mailbox.put(Wake()))
         self._journal = Journal(
             config.journal or path.with_suffix(".journal.db"), self._loaded.digest, config.journal_sync
         )
@@ -109,8 +108,6 @@ class Daemon:
             self._journal.close()
             raise
 
-        self._held_back: deque[Delivery] = deque()
-        """Taken from the mailbox while the broker was too slow to take what we say."""
         self._messages: list[Message] = []
         self._marks: list[bytes] = []
         self._touched: dict[str, None] = {}
@@ -124,7 +121,9 @@ class Daemon:
         self._reload_again = False
         self._decisions = 0
         self._failures = 0
+        self._dropped = 0
         self._next_ping = 0.0
+        self._tidied = 0.0
 
     @property
     def config(self) -> Config:
@@ -234,7 +233,7 @@ class Daemon:
 
     def _patience(self) -> float | None:
         """Seconds to wait for mail: until the next batch or ping is due; None: as long as it takes."""
-        if self._held_back and self._room():
+        if len(self._inbox):
             return 0.0
         waits = []
         due = self.pipeline.due()
@@ -248,34 +247,18 @@ class Daemon:
         return min(waits, default=None)
 
     def _receive(self, patience: float | None) -> None:
-        """Look at the mail: wait for the first piece, then take what is there, up to a full batch."""
-        waited = False
+        """Wait for mail and read it; then take messages, up to a full batch."""
         try:
-            while self._held_back and self._room():
-                self._take(self._held_back.popleft())
-            mail = self._mailbox.get(timeout=patience) if patience != 0.0 else self._mailbox.get_nowait()
-            waited = True
+            self._open(self._mailbox.get(timeout=patience) if patience != 0.0 else self._mailbox.get_nowait())
             while True:
-                self._open(mail)
-                if not self._room():
-                    return
-                mail = self._mailbox.get_nowait()
+                self._open(self._mailbox.get_nowait())
         except queue.Empty:
-            if not waited and patience and self._outbox.untidy and self.pipeline.due() is None:
-                self._outbox.tidy()
-
-    def _room(self) -> bool:
-        return self.pipeline.waiting < self.config.batch.size and self._outbox.backlog < self.config.queue
+            pass
+        while len(self._inbox) and self.pipeline.waiting < self.config.batch.size:
+            self._take(self._inbox.take())
 
     def _open(self, mail: Mail) -> None:
         match mail:
-            case Delivery():
-                if self._stop_asked:
-                    return  # not acknowledged: it comes again after the next start
-                if self._outbox.backlog >= self.config.queue or self._held_back:
-                    self._held_back.append(mail)
-                else:
-                    self._take(mail)
             case Confirmed():
                 self._outbox.confirm(mail.keys)
             case Worked():
@@ -292,6 +275,9 @@ class Daemon:
         if self._worked or (due is not None and self._is_due(due)):
             self._worked = False
             self._absorb(self.pipeline.step())
+        elif self._outbox.untidy and due is None and not len(self._inbox) and time.monotonic() - self._tidied > TIDY:
+            self._tidied = time.monotonic()
+            self._outbox.tidy()
         self._flush()
 
     def _is_due(self, due: float) -> bool:
@@ -299,7 +285,7 @@ class Daemon:
         if ahead <= 0.0 or ahead > self.config.batch.deadline:  # the latter: the wall clock was set back
             return True
         # Nothing more can come before something is acknowledged: waiting for others would be in vain.
-        return self._link.saturated and self._mailbox.empty()
+        return self._link.saturated and not len(self._inbox)
 
     def _absorb(self, step: Step) -> None:
         prefix = self.config.prefix
@@ -348,15 +334,17 @@ class Daemon:
         return (
             f"{'connected' if self._link.connected.is_set() else 'no connection'}; "
             f"{len(self.pipeline.streams)} streams, {self._decisions} decisions, "
-            f"{self._outbox.backlog} to be confirmed, {counts.dropped} messages dropped, "
+            f"{self._outbox.backlog} to be confirmed, {counts.dropped + self._dropped} messages dropped, "
             f"{self._failures} batches failed"
         )
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
     def _take(self, delivery: Delivery) -> None:
-        self._inbox.taken += 1
         route = self._routes.of(delivery.topic)
+        if not delivery.qos and self._outbox.backlog >= self.config.queue:
+            self._dropped += 1  # the broker sends faster than it takes what we say
+            return
         if route is None or delivery.retain:  # what a broker kept of a topic is no new sample, and no new command
             self._link.acknowledge([delivery])
             return
@@ -387,6 +375,7 @@ class Daemon:
                 self.pipeline.offer(block)
             except PayloadError as error:
                 self._bury(delivery, mark, error)
+            delivery.payload = b""  # what waits to be acknowledged need not be kept whole
 
     def _take_label(self, delivery: Delivery, route: intake.Labels) -> None:
         mark = intake.mark(delivery, None)
@@ -543,5 +532,8 @@ class Daemon:
         log.info("stopped after %d decisions", self._decisions)
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` would make a new encoder for each
+
+
 def _json(payload: Mapping[str, Any]) -> bytes:
-    return json.dumps(payload, separators=(",", ":")).encode()
+    return _encode(payload).encode()

@@ -25,25 +25,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import msgpack
+
 from trimtab.runtime.errors import JournalError
 
 SCHEMA = 1
 MARKS = 8192
 """Marks of messages kept at the least, newest first."""
+MARK = 16
+"""Bytes of a mark."""
 COMMANDS = 1000
 """Results of commands kept."""
 
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE outbox (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL, retain INTEGER NOT NULL);
-CREATE TABLE marks (id INTEGER PRIMARY KEY, mark BLOB NOT NULL);
+CREATE TABLE outbox (last INTEGER PRIMARY KEY, messages BLOB NOT NULL);
+CREATE TABLE marks (last INTEGER PRIMARY KEY, marks BLOB NOT NULL);
 CREATE TABLE streams (name TEXT PRIMARY KEY, decided INTEGER NOT NULL, snapshot TEXT NOT NULL, rows BLOB) WITHOUT ROWID;
 CREATE TABLE versions (stream TEXT NOT NULL, number INTEGER NOT NULL, parent INTEGER, method TEXT NOT NULL,
  evidence TEXT NOT NULL, time REAL NOT NULL, theta BLOB NOT NULL, PRIMARY KEY (stream, number));
 CREATE TABLE in_use (stream TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE commands (id TEXT PRIMARY KEY, time REAL NOT NULL, result BLOB NOT NULL);
 """
-"""streams.rows: the open window's float32 rows. versions.theta: float32, little-endian. in_use: which version is."""
+"""One row a turn, not one a message: that keeps a turn cheap. outbox.last, marks.last: number of the turn's last
+one. outbox.messages: MessagePack of [topic, payload, retain]. marks.marks: MARK bytes each. streams.rows: the open
+window's float32 rows. versions.theta: float32, little-endian. in_use: which version is."""
 
 Version = tuple[int, int | None, str, str, float, bytes]
 """As `Versions.to_rows` gives them: number, parent, method, evidence as JSON, time, theta."""
@@ -64,7 +70,7 @@ class Turn:
 
     messages: Sequence[Message] = ()
     marks: Sequence[bytes] = ()
-    """Of the input messages that are done with."""
+    """Of the input messages that are done with, MARK bytes each."""
     streams: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     """Snapshots of the streams that changed (`Pipeline.snapshot`)."""
     versions: Mapping[str, tuple[dict[str, Any], list[Version]]] = field(default_factory=dict)
@@ -121,8 +127,8 @@ class Journal:
                 self._adopt(bundle)
                 self.started_anew = True
         db.execute("COMMIT")
-        self._outbox = int(db.execute("SELECT coalesce(max(id), 0) FROM outbox").fetchone()[0])
-        self._mark = int(db.execute("SELECT coalesce(max(id), 0) FROM marks").fetchone()[0])
+        self._outbox = int(db.execute("SELECT coalesce(max(last), 0) FROM outbox").fetchone()[0])
+        self._mark = int(db.execute("SELECT coalesce(max(last), 0) FROM marks").fetchone()[0])
 
     def adopt(self, bundle: str) -> None:
         """Serve another bundle from now on: keep numbers, marks and messages, drop the rest."""
@@ -142,13 +148,17 @@ class Journal:
     # -- what is remembered -----------------------------------------------------------------------------------------
 
     def unconfirmed(self) -> list[tuple[int, Message]]:
-        """What may not have reached the broker, in order."""
-        rows = self._db.execute("SELECT id, topic, payload, retain FROM outbox ORDER BY id")
-        return [(n, Message(topic, payload, bool(retain))) for n, topic, payload, retain in rows]
+        """What may not have reached the broker, in order; of a turn that has in part, all."""
+        found = []
+        for last, packed in self._db.execute("SELECT last, messages FROM outbox ORDER BY last"):
+            messages = msgpack.unpackb(packed)
+            found += [(n, Message(*message)) for n, message in enumerate(messages, last + 1 - len(messages))]
+        return found
 
     def marks(self) -> list[bytes]:
         """Of the newest messages that are done with, oldest first."""
-        return [mark for (mark,) in self._db.execute("SELECT mark FROM marks ORDER BY id")]
+        rows = self._db.execute("SELECT marks FROM marks ORDER BY last")
+        return [marks[i : i + MARK] for (marks,) in rows for i in range(0, len(marks), MARK)]
 
     def streams(self) -> dict[str, tuple[int, dict[str, Any] | None]]:
         """How many windows of each stream are decided, and its snapshot; None where that was another bundle's."""
@@ -193,22 +203,18 @@ class Journal:
         """Commit a turn. Returns the numbers of its messages; raises JournalError where it cannot be written."""
         db = self._db
         numbers = list(range(self._outbox + 1, self._outbox + 1 + len(turn.messages)))
-        marks = list(enumerate(turn.marks, self._mark + 1))
+        mark = self._mark + len(turn.marks)
         try:
             db.execute("BEGIN")
             try:
                 if turn.confirmed is not None:
-                    db.execute("DELETE FROM outbox WHERE id <= ?", (turn.confirmed,))
+                    db.execute("DELETE FROM outbox WHERE last <= ?", (turn.confirmed,))
                 if numbers:
-                    rows = zip(numbers, turn.messages, strict=True)
-                    db.executemany(
-                        "INSERT INTO outbox VALUES (?, ?, ?, ?)", [(n, m.topic, m.payload, m.retain) for n, m in rows]
-                    )
-                if marks:
-                    db.executemany("INSERT INTO marks VALUES (?, ?)", marks)
-                    # Whole strides: a delete at every turn would cost more than the few rows are worth.
-                    if self._mark // 1024 != marks[-1][0] // 1024:
-                        db.execute("DELETE FROM marks WHERE id <= ?", (marks[-1][0] - MARKS,))
+                    packed = msgpack.packb([(m.topic, m.payload, m.retain) for m in turn.messages])
+                    db.execute("INSERT INTO outbox VALUES (?, ?)", (numbers[-1], packed))
+                if turn.marks:
+                    db.execute("INSERT INTO marks VALUES (?, ?)", (mark, b"".join(turn.marks)))
+                    db.execute("DELETE FROM marks WHERE last <= ?", (mark - MARKS,))
                 if turn.streams:
                     db.executemany("INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?)", _streams(turn.streams))
                 for stream, (state, versions) in turn.versions.items():
@@ -228,7 +234,7 @@ class Journal:
         except sqlite3.Error as error:
             raise self._unwritable(error) from None
         self._outbox += len(numbers)
-        self._mark += len(marks)
+        self._mark = mark
         return numbers
 
     def _unwritable(self, error: sqlite3.Error) -> JournalError:

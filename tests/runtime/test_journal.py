@@ -25,15 +25,17 @@ def snapshot(decided: int, rows: bytes = b"\x00\x01") -> dict[str, Any]:
 def test_a_turn_is_there_after_reopening(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.db", "a")
     messages = [Message("t/decision/s", b"{}"), Message("t/state/s", b"\xff", retain=True)]
-    assert journal.write(Turn(messages=messages, marks=[b"m1", b"m2"], streams={"s": snapshot(3)})) == [1, 2]
+    assert journal.write(Turn(messages=messages, marks=[b"1" * 16, b"2" * 16], streams={"s": snapshot(3)})) == [1, 2]
     journal.close()
     again = Journal(tmp_path / "j.db", "a")
     assert again.unconfirmed() == [(1, messages[0]), (2, messages[1])]
-    assert again.marks() == [b"m1", b"m2"]
+    assert again.marks() == [b"1" * 16, b"2" * 16]
     assert again.streams() == {"s": (3, snapshot(3))}
     assert not again.started_anew
     assert again.write(Turn(messages=[messages[0]], confirmed=1)) == [3]
-    assert [n for n, _ in again.unconfirmed()] == [2, 3]
+    assert [n for n, _ in again.unconfirmed()] == [1, 2, 3]  # a turn goes as a whole
+    again.write(Turn(confirmed=2))
+    assert [n for n, _ in again.unconfirmed()] == [3]
     again.close()
 
 
@@ -73,7 +75,7 @@ def test_another_bundle_keeps_numbers_messages_and_marks_only(tmp_path: Path) ->
     journal = Journal(tmp_path / "j.db", "a")
     turn = Turn(
         messages=[Message("t", b"1")],
-        marks=[b"m"],
+        marks=[b"m" * 16],
         streams={"s": snapshot(7)},
         versions={"s": (versions.state(), versions.to_rows())},
     )
@@ -91,10 +93,10 @@ def test_another_bundle_keeps_numbers_messages_and_marks_only(tmp_path: Path) ->
 def test_marks_do_not_grow_without_end(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.db", "a")
     for start in range(0, 4 * MARKS, 512):
-        journal.write(Turn(marks=[(start + i).to_bytes(4, "big") for i in range(512)]))
+        journal.write(Turn(marks=[(start + i).to_bytes(16, "big") for i in range(512)]))
     marks = journal.marks()
     assert MARKS <= len(marks) <= MARKS + 1024
-    assert marks[-1] == (4 * MARKS - 1).to_bytes(4, "big")
+    assert marks[-1] == (4 * MARKS - 1).to_bytes(16, "big")
     journal.close()
 
 
