@@ -25,7 +25,7 @@ from trimtab.runtime.config import Config
 from trimtab.runtime.decisions import Decision, Event, Step
 from trimtab.runtime.errors import ConfigError, InferenceError, PayloadError
 from trimtab.runtime.sessions import Engine, Executor, Outputs
-from trimtab.runtime.watch import false_alarm_windows, watched_signals
+from trimtab.runtime.watch import false_alarm_run, watched_signals
 from trimtab.runtime.windows import Windower
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class Pipeline:
         self._watched = list(watched)
         self._signals = list(watched.values())
         self._reference = bundle.source.reference
-        self._arl = false_alarm_windows(config.drift.false_alarms, bundle)
+        self._run_length = false_alarm_run(config.drift, bundle)
         self.plan = Plan(bundle, config, engine, executor)
         self._new_monitor()  # a wrong detector or option shows itself at the start, not at the first sample
 
@@ -344,7 +344,7 @@ class Pipeline:
             return build_monitor(
                 self._watched,
                 drift.detector,
-                every=self._arl,
+                every=self._run_length,
                 refractory=drift.refractory,
                 options=drift.options,
                 reference=self._reference,

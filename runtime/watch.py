@@ -87,19 +87,19 @@ def watched_signals(bundle: Bundle, drift: Drift) -> dict[str, Signal]:
     return found
 
 
-def false_alarm_windows(accepted: FalseAlarms, bundle: Bundle) -> float:
-    """The accepted false alarms as an average run length in windows.
+def false_alarm_run(drift: Drift, bundle: Bundle) -> float:
+    """The accepted false alarms as an average run length in observed windows: those are what detectors count.
 
     Raises ConfigError where they are set per time but the bundle has no rate, or where detectors cannot keep them.
     """
-    windows = _windows(accepted, bundle)
-    longest = LONGEST / len(Drift().signals)  # which share it
-    if not SHORTEST <= windows <= longest:
+    observed = _windows(drift.false_alarms, bundle) / drift.observe_every
+    longest = LONGEST / len(drift.signals)  # which share it
+    if not SHORTEST <= observed <= longest:
         raise ConfigError(
-            f"drift.false_alarms.every: one in {windows:g} windows is asked for; give what comes to {SHORTEST:g} to "
-            f"{longest:.1g} windows"
+            f"drift.false_alarms.every: one in {observed:g} observed windows is asked for; give what comes to "
+            f"{SHORTEST:g} to {longest:.1g} windows"
         )
-    return windows
+    return observed
 
 
 def _windows(accepted: FalseAlarms, bundle: Bundle) -> float:

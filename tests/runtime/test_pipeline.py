@@ -20,6 +20,7 @@ from trimtab.runtime.errors import ConfigError, PayloadError
 from trimtab.runtime.executors import InlineExecutor
 from trimtab.runtime.pipeline import Pipeline
 from trimtab.runtime.sessions import Engine
+from trimtab.runtime.watch import false_alarm_run
 
 HOP, RATE = 8, 16.0
 
@@ -245,10 +246,11 @@ def test_an_adapted_stream_is_decided_with_its_own_vector(desk: Desk, tiny: Tiny
     assert {d.version for d in desk.decisions if d.stream == "b"} == {version.number}
 
 
-def test_false_alarms_per_time_need_a_rate(tiny: Tiny) -> None:
-    per_day = config(drift={"false_alarms": {"every": 1, "per": "day"}})
-    desk = Desk(tiny, per_day)
-    assert desk.pipeline._arl == pytest.approx(86400 * RATE / HOP)
+def test_false_alarms_per_time_become_a_run_length_in_observed_windows(tiny: Tiny) -> None:
+    per_day = parse_config({"bundle": "b", "drift": {"false_alarms": {"every": 1, "per": "day"}}}, "test").drift
+    assert false_alarm_run(per_day, tiny.bundle) == pytest.approx(86400 * RATE / HOP)
+    every_fourth = per_day.model_copy(update={"observe_every": 4})
+    assert false_alarm_run(every_fourth, tiny.bundle) == pytest.approx(86400 * RATE / HOP / 4)
 
 
 @pytest.mark.parametrize(
