@@ -190,7 +190,10 @@ class Config(Section):
     mqtt: Mqtt = Mqtt()
     sessions: Sessions = Sessions()
     batch: Batch = Batch()
-    queue: Positive = Field(4096, description="Messages that may wait for the model; more are dropped and counted.")
+    queue: Positive = Field(
+        4096,
+        description="Messages that may wait for the model; more of QoS 0 are dropped and counted, of QoS 1 not read.",
+    )
     drift: Drift = Drift()
     adaptation: Adaptation = Adaptation()
     journal: Path | None = Field(

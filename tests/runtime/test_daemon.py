@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import yaml
 from numpy.typing import NDArray
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from trimtab.runtime.bundle import Bundle
 from trimtab.runtime.daemon import Daemon
@@ -183,6 +185,30 @@ def test_a_command_outlives_a_restart(daemon: Start, client: Start, config: dict
     for number, rows in enumerate(blocks(2, seed=5), 2):
         ear.publish(f"{node}/s", message(rows, number))
     ear.wait(lambda ms: 1 in decided(ms, f"{node}/s"))
+
+
+def test_a_backlog_beyond_the_queue_is_not_lost(
+    daemon: Start, client: Start, config: dict[str, Any], broker: Any
+) -> None:
+    """Mosquitto 2.0.11 sends far more than it was asked to; what waits is bounded by not reading it."""
+    node = config["node"]
+    config |= {"queue": 8, "batch": {"size": 4, "deadline": 0.001}}
+    config["mqtt"]["inflight"] = 4
+    config["streams"] = [{"topic": f"{node}/+", "payload": "raw"}]
+    ear = client(broker, f"trimtab/{node}/#")
+    first = serving(daemon, ear, config)
+    first.signal(signal.SIGTERM)
+    assert first.ended() == 0
+    for number, rows in enumerate(blocks(400)):
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties.UserProperty = [("time", str(1000 + number / 2)), ("sequence", str(number))]
+        ear.publish(f"{node}/s", encode(rows, "raw"), properties=properties)
+    process = daemon(config).started()
+    ear.wait(lambda ms: 398 in decided(ms, f"{node}/s"))
+    found = decided(ear.messages, f"{node}/s")
+    assert sorted(found) == list(range(399))
+    assert json.loads(found[398])["time"] == 1000 + 399 / 2
+    assert "dropped" not in process.log.read_text()
 
 
 def test_its_last_will_says_that_it_is_gone(daemon: Start, client: Start, config: dict[str, Any], broker: Any) -> None:
