@@ -20,6 +20,9 @@ import paho.mqtt.client as paho
 import pytest
 import yaml
 
+# As the command line does, before NumPy is imported: see `trimtab.runtime.cli.main`.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 PATIENCE = 20.0
 """Seconds after which something that did not come will not come."""
 
