@@ -40,6 +40,12 @@ def test_a_class_stays_spread_over_time_and_densest_at_the_newest() -> None:
     assert gaps[: len(gaps) // 2].mean() > 3 * gaps[len(gaps) // 2 :].mean()
 
 
+def test_more_classes_than_room() -> None:
+    memory = BalancedMemory(1, 2)
+    fill(memory, [0, 1])
+    assert memory.windows().sequence.tolist() == [1]
+
+
 def test_what_is_older_than_the_horizon_goes_first() -> None:
     memory = BalancedMemory(16, 2, horizon=100)
     fill(memory, [0] * 500)
