@@ -199,15 +199,15 @@ def test_a_backlog_beyond_the_queue_is_not_lost(
     first = serving(daemon, ear, config)
     first.signal(signal.SIGTERM)
     assert first.ended() == 0
-    for number, rows in enumerate(blocks(400)):
+    for number, rows in enumerate(blocks(150)):
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         properties.UserProperty = [("time", str(1000 + number / 2)), ("sequence", str(number))]
         ear.publish(f"{node}/s", encode(rows, "raw"), properties=properties)
     process = daemon(config).started()
-    ear.wait(lambda ms: 398 in decided(ms, f"{node}/s"))
+    ear.wait(lambda ms: 148 in decided(ms, f"{node}/s"))
     found = decided(ear.messages, f"{node}/s")
-    assert sorted(found) == list(range(399))
-    assert json.loads(found[398])["time"] == 1000 + 399 / 2
+    assert sorted(found) == list(range(149))
+    assert json.loads(found[148])["time"] == 1000 + 149 / 2
     assert "dropped" not in process.log.read_text()
 
 
