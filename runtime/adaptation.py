@@ -362,7 +362,13 @@ class Adaptation:
         before = self.version
         if self._before is None or self.state != "probation":
             self._before = before
-        evidence = {key: value for entry in attempt.trail for key, value in entry.items() if isinstance(value, float)}
+        evidence = {
+            key: value
+            for entry in attempt.trail
+            if entry["accepted"]  # what spoke against another method is no evidence for this version
+            for key, value in entry.items()
+            if isinstance(value, float)
+        }
         if attempt.known is not None:
             self.versions.recall(attempt.known, now)
         else:

@@ -214,6 +214,11 @@ class Bundle:
         self.manifest = manifest
         self.layout = ParameterLayout.of((p.name, p.kind, p.owner, p.size) for p in manifest.parameters)
 
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the manifest, which in turn covers all files: what a journal knows a bundle by."""
+        return hashlib.sha256((self.path / "manifest.yaml").read_bytes()).hexdigest()
+
     def graph(self, which: str) -> bytes:
         """The bytes of a graph. Raises BundleError where the bundle has none of that kind."""
         try:

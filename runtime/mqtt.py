@@ -275,7 +275,7 @@ class Link:
                 self._client.reconnect()
                 self._serve()
             except (OSError, ValueError) as error:  # ValueError: a certificate or host name that cannot be
-                self._reason = self._reason or _why(error)
+                self._reason = self._reason or why(error)
             self.connected.clear()
             if self._closing.is_set():
                 break
@@ -517,12 +517,13 @@ def _tls(settings: Tls) -> ssl.SSLContext:
             context.load_cert_chain(settings.cert, settings.key)
     except (ssl.SSLError, OSError) as error:
         raise ConfigError(
-            f"mqtt.tls: a file cannot be used ({_why(error)}); give PEM files that belong together"
+            f"mqtt.tls: a file cannot be used ({why(error)}); give PEM files that belong together"
         ) from None
     return context
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
+    """The reason of a connection that could not be made, for a sentence."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not accepted: {error.verify_message}"
     if isinstance(error, OSError) and error.strerror:

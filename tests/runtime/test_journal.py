@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from trimtab.adapters.versions import Versions
 from trimtab.runtime.errors import JournalError
-from trimtab.runtime.journal import MARKS, Journal, Message, Turn
+from trimtab.runtime.journal import MARKS, Journal, Message, Turn, look
 
 
 def snapshot(decided: int, rows: bytes = b"\x00\x01") -> dict[str, Any]:
@@ -68,6 +69,36 @@ def test_versions_and_commands_are_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(restored.current.theta, np.arange(5))
     assert (again.command("id-1"), again.command("id-2")) == (b"done", None)
     again.close()
+
+
+def test_it_can_be_looked_at_while_it_is_written_and_afterwards(tmp_path: Path) -> None:
+    versions = Versions(np.zeros(5, np.float32))
+    file = tmp_path / "a journal?.db"
+    journal = Journal(file, "a")
+    journal.write(Turn(streams={"s": snapshot(3)}, versions={"s": (versions.state(), versions.to_rows())}))
+    while_open = look(file, "a")
+    assert while_open == (journal.streams(), journal.versions())
+    journal.write(Turn(streams={"s": snapshot(4)}))
+    assert look(file, "a")[0]["s"][0] == 4
+    journal.close()
+    before = sorted(p.name for p in tmp_path.iterdir())
+    assert look(file, "a") == ({"s": (4, snapshot(4))}, while_open[1])
+    assert sorted(p.name for p in tmp_path.iterdir()) == before, "looking leaves nothing behind"
+
+
+def test_looking_at_what_is_no_journal_of_this_bundle_gets_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="no such journal; a daemon makes it"):
+        look(tmp_path / "j.db", "a")
+    Journal(tmp_path / "j.db", "a").close()
+    with pytest.raises(JournalError, match="is of another bundle"):
+        look(tmp_path / "j.db", "b")
+    (tmp_path / "bad.db").write_bytes(b"no database at all, " * 100)
+    with pytest.raises(JournalError, match="no journal, or is damaged"):
+        look(tmp_path / "bad.db", "a")
+    with closing(sqlite3.connect(tmp_path / "j.db")) as db, db:
+        db.execute("UPDATE meta SET value = '99' WHERE key = 'schema'")
+    with pytest.raises(JournalError, match="newer trimtab"):
+        look(tmp_path / "j.db", "a")
 
 
 def test_another_bundle_keeps_numbers_messages_and_marks_only(tmp_path: Path) -> None:
