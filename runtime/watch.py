@@ -32,7 +32,7 @@ def _divergence(bundle: Bundle) -> Signal | None:
 
 
 def _departure(bundle: Bundle) -> Signal | None:
-    centre, whiten = bundle.source.moments_centre, bundle.source.moments_whitening.astype(np.float64)
+    centre, whiten = bundle.source.moments_centre, bundle.source.moments_whitening
     if not centre.size:
         return None
 
