@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from trimtab.drift.catalogue import build_monitor, names
 from trimtab.drift.monitor import Monitor
-from trimtab.runtime.adaptation import Adaptation, Plan
+from trimtab.runtime.adaptation import Adaptation
 from trimtab.runtime.blocks import Block, Sample
 from trimtab.runtime.bundle import Bundle
 from trimtab.runtime.clock import Clock
@@ -25,6 +25,7 @@ from trimtab.runtime.config import Config
 from trimtab.runtime.decisions import Decision, Event, Step
 from trimtab.runtime.errors import ConfigError, InferenceError, PayloadError
 from trimtab.runtime.sessions import Engine, Executor, Outputs
+from trimtab.runtime.tries import Plan
 from trimtab.runtime.watch import false_alarm_run, watched_signals
 from trimtab.runtime.windows import Windower
 
@@ -363,7 +364,7 @@ class Pipeline:
         chosen = [self.streams[stream]] if stream is not None else list(self.streams.values())
         now = self.clock.now()
         commands: dict[str, Callable[[Adaptation], list[Event]]] = {
-            "pause": lambda a: a.pause(),
+            "pause": lambda a: a.pause(now),
             "resume": lambda a: a.resume(),
             "reset": lambda a: a.reset(now),
             "rollback": lambda a: a.rollback(now),
@@ -381,7 +382,7 @@ class Pipeline:
         return step
 
     def label(self, stream: str, sequence: int, label: str | float) -> bool:
-        """A true label came late. Returns whether its window is still remembered."""
+        """A true label came late. Returns whether its window is still remembered. Raises ValueError on no class."""
         found = self.streams.get(stream)
         return found is not None and found.adaptation.label(sequence, label)
 
