@@ -82,6 +82,82 @@ CATALOGUE: dict[str, Entry] = {
         "Wald 1945; Reynolds and Stoumbos 1999",
         "0..1",
     ),
+    "glr": Entry(
+        "trimtab.drift.glr:glr",
+        "a lasting shift of the mean of any size, up or down",
+        {
+            "window": Option(int, 200, 10, 5000, "longest time since a change that is considered, in values"),
+            "warmup": _WARMUP,
+            "memory": _MEMORY,
+        },
+        "extremes of a Gaussian field, for independent Gaussian values; by replay of the reference where there is one",
+        "Lai 1995; Siegmund and Venkatraman 1995",
+    ),
+    "shiryaev_roberts": Entry(
+        "trimtab.drift.shiryaev_roberts:shiryaev_roberts",
+        "a lasting shift of the mean, up or down",
+        {
+            "shifts": Option(list, [0.5, 1.0, 2.0], 0.05, 6, "shifts to detect fastest, in deviations"),
+            "warmup": _WARMUP,
+            "memory": _MEMORY,
+        },
+        "renewal theory, for independent Gaussian values; by replay of the reference where there is one",
+        "Shiryaev 1963; Roberts 1966; Pollak 1987",
+    ),
+    "ewma": Entry(
+        "trimtab.drift.ewma:ewma",
+        "a lasting shift of the mean, up or down",
+        {
+            "weight": Option(float, 0.1, 0.005, 0.5, "weight of the newest value in the mean"),
+            "warmup": _WARMUP,
+            "memory": _MEMORY,
+        },
+        "exact for independent Gaussian values; by replay of the reference where there is one",
+        "Roberts 1959; Crowder 1987",
+    ),
+    "cusum_variance": Entry(
+        "trimtab.drift.cusum_variance:cusum_variance",
+        "a lasting change of the variance, up or down",
+        {
+            "ratio": Option(float, 1.5, 1.05, 10, "change of the deviation to detect fastest, as a factor"),
+            "warmup": _WARMUP,
+            "memory": _MEMORY,
+        },
+        "Markov chain, for independent Gaussian values; by replay of the reference where there is one",
+        "Page 1954; Hawkins 1981",
+    ),
+    "e_detector": Entry(
+        "trimtab.drift.e_detector:e_detector",
+        "a lasting shift of the mean, up or down",
+        {
+            "bounded": Option(bool, False, 0, 1, "assume nothing of the distribution but its mean and deviation"),
+            "warmup": _WARMUP,
+            "memory": _MEMORY,
+        },
+        "guaranteed by e-values: fewer false alarms than asked; by replay of the reference where that says more",
+        "Shin, Ramdas and Rinaldo 2022",
+    ),
+    "conformal_martingale": Entry(
+        "trimtab.drift.conformal_martingale:ConformalMartingale",
+        "a lasting change of level or spread, by ranks",
+        {
+            "warmup": _WARMUP,
+            "memory": Option(int, 500, 8, 20000, "values among which a new one is ranked"),
+        },
+        "guaranteed for exchangeable values of any distribution: fewer false alarms than asked",
+        "Vovk et al. 2021",
+    ),
+    "bocpd": Entry(
+        "trimtab.drift.bocpd:bocpd",
+        "a lasting change of mean or variance",
+        {
+            "window": Option(int, 200, 10, 5000, "longest time since a change that is told from none, in values"),
+            "warmup": _WARMUP,
+            "memory": _MEMORY,
+        },
+        "guaranteed for independent Gaussian values: fewer false alarms than asked; by replay of the reference",
+        "Adams and MacKay 2007",
+    ),
     "adwin": Entry(
         _RIVER + "adwin",
         "a change of the mean between any two parts of a window that grows while nothing changes",
