@@ -49,7 +49,7 @@ class Entry:
     """How the accepted run length becomes a threshold."""
     reference: str
     values: str = "any"
-    """`any` number, or only `0..1`."""
+    """`any` number, or only `0..1`, or only `0..` (from 0 up)."""
 
 
 _WARMUP = Option(int, 64, 8, 100000, "values from which the baseline is learnt before the first test")
@@ -81,6 +81,30 @@ CATALOGUE: dict[str, Entry] = {
         "Markov chain for independent values; a reference tells how far values hang together",
         "Wald 1945; Reynolds and Stoumbos 1999",
         "0..1",
+    ),
+    "sprt_poisson": Entry(
+        "trimtab.drift.sprt_poisson:SprtPoisson",
+        "a lasting change of the rate of counted events, up or down",
+        {
+            "ratio": Option(float, 1.5, 1.05, 100, "change of the rate to detect fastest, as a factor"),
+            "warmup": _WARMUP,
+            "memory": _MEMORY,
+        },
+        "Markov chain for independent Poisson counts; a reference tells how far they vary more, and hang together",
+        "Wald 1945; Lucas 1985",
+        "0..",
+    ),
+    "sprt_exponential": Entry(
+        "trimtab.drift.sprt_exponential:SprtExponential",
+        "a lasting change of the mean of waiting times or magnitudes, up or down",
+        {
+            "ratio": Option(float, 1.5, 1.05, 100, "change of the mean to detect fastest, as a factor"),
+            "warmup": _WARMUP,
+            "memory": _MEMORY,
+        },
+        "Markov chain for independent exponential values; a reference tells how far they vary more, and hang together",
+        "Wald 1945; Vardeman and Ray 1985",
+        "0..",
     ),
     "glr": Entry(
         "trimtab.drift.glr:glr",

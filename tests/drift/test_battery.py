@@ -18,6 +18,8 @@ SCALED = [n for n in names() if describe(n).values == "any"]
 WITH_REFERENCE = [
     "sprt",
     "sprt_bernoulli",
+    "sprt_poisson",
+    "sprt_exponential",
     "glr",
     "shiryaev_roberts",
     "ewma",
@@ -28,19 +30,26 @@ WITH_REFERENCE = [
 
 
 def quiet(name: str, n: int, seed: int) -> NDArray[np.float64]:
-    """A stream without drift: white noise, or 0s and 1s at a rate of 0.3."""
+    """A stream without drift: white noise; 0s and 1s at a rate of 0.3; counts or waiting times of mean 4."""
     rng = np.random.default_rng(seed)
+    if name == "sprt_poisson":
+        return rng.poisson(4.0, n).astype(np.float64)
+    if name == "sprt_exponential":
+        return rng.exponential(4.0, n)
     if describe(name).values == "any":
         return rng.standard_normal(n)
     return (rng.random(n) < 0.3).astype(np.float64)
 
 
 def moved(name: str, n: int, seed: int) -> NDArray[np.float64]:
-    """After an obvious drift: 3 deviations higher, or a rate of 0.9."""
-    rng = np.random.default_rng(seed)
+    """After an obvious drift: 3 deviations higher, a rate of 0.9, or 4 times the mean."""
     if describe(name).values == "any":
-        return rng.standard_normal(n) + 3.0
-    return (rng.random(n) < 0.9).astype(np.float64)
+        return quiet(name, n, seed) + 3.0
+    if name == "sprt_poisson":
+        return np.random.default_rng(seed).poisson(16.0, n).astype(np.float64)
+    if name == "sprt_exponential":
+        return quiet(name, n, seed) * 4.0
+    return (np.random.default_rng(seed).random(n) < 0.9).astype(np.float64)
 
 
 def drifting(name: str, seed: int = 0) -> list[float]:
@@ -125,7 +134,7 @@ CONSTANTS = [
     (name, value)
     for name in names()
     for value in (0.0, 1.0, -3.5, 1e9, 0.1)
-    if describe(name).values == "any" or 0 <= value <= 1
+    if describe(name).values == "any" or (value >= 0 and (describe(name).values == "0.." or value <= 1))
 ]
 
 
