@@ -55,6 +55,12 @@ class Entry:
 _WARMUP = Option(int, 64, 8, 100000, "values from which the baseline is learnt before the first test")
 _MEMORY = Option(int, 5000, 8, 10**9, "values that the baseline remembers; older ones fade")
 _RIVER = "trimtab.drift.river_adapter:"
+_WINDOWS = {
+    "size": Option(int, 300, 20, 10000, "values of the reference window"),
+    "recent": Option(int, 100, 10, 10000, "newest values, held against them"),
+    "clock": Option(int, 10, 1, 1000, "values between two tests"),
+}
+_BOOTSTRAP = "bootstrap of the reference window for independent values, in blocks of a recording where there is one"
 
 CATALOGUE: dict[str, Entry] = {
     "sprt": Entry(
@@ -181,6 +187,48 @@ CATALOGUE: dict[str, Entry] = {
         },
         "guaranteed for independent Gaussian values: fewer false alarms than asked; by replay of the reference",
         "Adams and MacKay 2007",
+    ),
+    "ks": Entry(
+        "trimtab.drift.ks:ks",
+        "any change of the distribution, by the greatest difference",
+        _WINDOWS,
+        _BOOTSTRAP,
+        "Kolmogorov 1933; Smirnov 1939",
+    ),
+    "cramer_von_mises": Entry(
+        "trimtab.drift.cramer_von_mises:cramer_von_mises",
+        "any change of the distribution, by the mean square difference",
+        _WINDOWS,
+        _BOOTSTRAP,
+        "Anderson 1962",
+    ),
+    "wasserstein": Entry(
+        "trimtab.drift.wasserstein:wasserstein",
+        "any change of the distribution, by how far values have moved",
+        _WINDOWS,
+        _BOOTSTRAP,
+        "Vallender 1974",
+    ),
+    "psi": Entry(
+        "trimtab.drift.psi:psi",
+        "any change of the distribution, by a histogram",
+        _WINDOWS,
+        _BOOTSTRAP,
+        "Siddiqi 2006",
+    ),
+    "mmd": Entry(
+        "trimtab.drift.mmd:mmd",
+        "any change of the distribution, by a Gaussian kernel",
+        _WINDOWS,
+        _BOOTSTRAP,
+        "Gretton et al. 2012",
+    ),
+    "lsdd": Entry(
+        "trimtab.drift.lsdd:lsdd",
+        "any change of the distribution, by the difference of densities",
+        _WINDOWS,
+        _BOOTSTRAP,
+        "Sugiyama et al. 2013; Bu, Alippi and Zhao 2016",
     ),
     "adwin": Entry(
         _RIVER + "adwin",

@@ -64,13 +64,13 @@ class Sprt:
         recorded, correlation = self._baseline.recorded, self._baseline.correlation
         if recorded is None:
             sizes = tuple(shifts or (1.0,))
-            heights = [[threshold(d / 2, e)] * 2 for d, e in zip(sizes, _shares(sizes, every), strict=True)]
+            heights = [[threshold(d / 2, e)] * 2 for d, e in zip(sizes, shares(sizes, every), strict=True)]
         else:
             sizes = tuple(shifts or _ladder(correlation))
             heights = _calibrated(recorded.tobytes(), sizes, every, correlation)
         # One chart a shift and direction: (sign, d, bound of z, threshold of S).
         self._charts = [
-            (sign, d, _bound(d), max(d * heights[i][side], 1e-9))
+            (sign, d, bound(d), max(d * heights[i][side], 1e-9))
             for i, d in enumerate(sizes)
             for side, sign in enumerate((1.0, -1.0))
         ]
@@ -150,12 +150,12 @@ def _ladder(correlation: float) -> tuple[float, ...]:
     return (1.0, large) if correlation >= 1.5 else (1.0,)
 
 
-def _shares(sizes: tuple[float, ...], every: float) -> list[float]:
+def shares(sizes: tuple[float, ...], every: float) -> list[float]:
     """Run length that each one-sided chart may have so that all of them together have `every` (Bonferroni)."""
     return [2 * every * sum(sizes) / d for d in sizes]
 
 
-def _bound(d: float) -> float:
+def bound(d: float) -> float:
     """Where |z| is clipped in the test for shift d: one value can say no more than that (Huber 1965)."""
     return max(3.0, d + 2.0)
 
@@ -164,6 +164,6 @@ def _bound(d: float) -> float:
 def _calibrated(z: bytes, sizes: tuple[float, ...], every: float, correlation: float) -> list[list[float]]:
     """`recording.thresholds`, remembered: the detectors of a thousand streams share one reference."""
     shifts = np.array(sizes)
-    bounds = np.array([_bound(d) for d in sizes])
-    found = recording.thresholds(np.frombuffer(z), shifts / 2, bounds, _shares(sizes, every), correlation)
+    bounds = np.array([bound(d) for d in sizes])
+    found = recording.thresholds(np.frombuffer(z), shifts / 2, bounds, shares(sizes, every), correlation)
     return [[float(v) for v in row] for row in found]

@@ -1,0 +1,80 @@
+"""A bank of restarting SPRTs against river's Page-Hinkley objects in a loop: streams a second, side by side.
+
+    python -m benchmarks.bank [--streams 10000]
+
+Every stream gets one value a round. The loop is over river's objects alone, without a baseline or calibration; the
+bank's are learnt (or given) a stream. "scalar sprt" is trimtab's own detector in the same loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from river.drift import PageHinkley
+
+from benchmarks import report
+from trimtab.drift.bank import Bank
+from trimtab.drift.sprt import Sprt
+
+TARGET = 20.0
+"""Times the throughput of river's loop."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--streams", type=int, default=10000)
+    streams: int = parser.parse_args().streams
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((80, streams))
+    learnt = Bank(streams, every=1e6)
+    given = Bank(streams, every=1e6, baseline=(0.0, 1.0))
+    scalar = [Sprt(every=1e6) for _ in range(streams)]
+    river = [PageHinkley(threshold=1e6) for _ in range(streams)]
+    for row in rows[:70]:  # Beyond the warm-up.
+        learnt.update(row)
+        for detector, value in zip(scalar, row.tolist(), strict=True):
+            detector.update(value)
+    row = rows[70]
+    gaps = row.copy()
+    gaps[rng.random(streams) < 0.1] = np.nan
+    values = row.tolist()
+
+    def loop(detectors: list[Any]) -> Callable[[], None]:
+        def call() -> None:
+            for detector, value in zip(detectors, values, strict=True):
+                detector.update(value)
+
+        return call
+
+    times = report.interleaved(
+        {
+            "river PageHinkley loop": loop(river),
+            "scalar sprt loop": loop(scalar),
+            "bank, baseline learnt": lambda: learnt.update(row),
+            "bank, learnt, 10 % gaps": lambda: learnt.update(gaps),
+            "bank, baseline given": lambda: given.update(row),
+        },
+        rounds=21,
+    )
+    slowest = times["river PageHinkley loop"]
+    report.write(
+        "bank",
+        [
+            {
+                "detectors": name,
+                "ms a round": 1e3 * seconds,
+                "ns a stream": 1e9 * seconds / streams,
+                "times river": slowest / seconds,
+            }
+            for name, seconds in times.items()
+        ],
+        streams=streams,
+        target=TARGET,
+    )
+
+
+if __name__ == "__main__":
+    main()
