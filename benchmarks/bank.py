@@ -13,12 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from river.drift import PageHinkley
 
 from benchmarks import report
 from trimtab.drift.bank import Bank
 from trimtab.drift.sprt import Sprt
 
+ROUNDS = 21
 TARGET = 20.0
 """Times the throughput of river's loop."""
 
@@ -28,36 +30,41 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=10000)
     streams: int = parser.parse_args().streams
     rng = np.random.default_rng(0)
-    rows = rng.standard_normal((80, streams))
-    learnt = Bank(streams, every=1e6)
+    rows = rng.standard_normal((70, streams))
+    learnt, gappy = Bank(streams, every=1e6), Bank(streams, every=1e6)
     given = Bank(streams, every=1e6, baseline=(0.0, 1.0))
     scalar = [Sprt(every=1e6) for _ in range(streams)]
     river = [PageHinkley(threshold=1e6) for _ in range(streams)]
-    for row in rows[:70]:  # Beyond the warm-up.
+    for row in rows:  # Beyond the warm-up.
         learnt.update(row)
+        gappy.update(row)
         for detector, value in zip(scalar, row.tolist(), strict=True):
             detector.update(value)
-    row = rows[70]
-    gaps = row.copy()
-    gaps[rng.random(streams) < 0.1] = np.nan
-    values = row.tolist()
+    fresh = [rng.standard_normal(streams) for _ in range(ROUNDS + 1)]
+    gaps = [np.where(rng.random(streams) < 0.1, np.nan, row) for row in fresh]
 
     def loop(detectors: list[Any]) -> Callable[[], None]:
+        rounds = iter([row.tolist() for row in fresh])
+
         def call() -> None:
-            for detector, value in zip(detectors, values, strict=True):
+            for detector, value in zip(detectors, next(rounds), strict=True):
                 detector.update(value)
 
         return call
+
+    def bank(held: Bank, rounds: list[NDArray[np.float64]]) -> Callable[[], object]:
+        each = iter(rounds)
+        return lambda: held.update(next(each))
 
     times = report.interleaved(
         {
             "river PageHinkley loop": loop(river),
             "scalar sprt loop": loop(scalar),
-            "bank, baseline learnt": lambda: learnt.update(row),
-            "bank, learnt, 10 % gaps": lambda: learnt.update(gaps),
-            "bank, baseline given": lambda: given.update(row),
+            "bank, baseline learnt": bank(learnt, fresh),
+            "bank, learnt, 10 % gaps": bank(gappy, gaps),
+            "bank, baseline given": bank(given, fresh),
         },
-        rounds=21,
+        rounds=ROUNDS,
     )
     slowest = times["river PageHinkley loop"]
     report.write(

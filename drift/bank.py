@@ -8,6 +8,7 @@ agree with the detector of each stream up to rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,7 +129,7 @@ class Bank:
         heights = self._heights
         onset = np.full(self._streams, -1)
         if len(set(heights.tolist())) == 1:
-            statistic, limit = self._sums.max(axis=0), np.full(self._streams, heights[0])
+            statistic, limit = reduce(np.maximum, self._sums[1:], self._sums[0]), np.full(self._streams, heights[0])
         else:
             nearest = (self._sums / heights[:, None]).argmax(axis=0)
             statistic, limit = self._sums[nearest, np.arange(self._streams)], heights[nearest]
@@ -161,7 +162,7 @@ class Bank:
     def _standardise(self, x: Array, mean: Array, squares: Array, freedom: Array) -> Array:
         """z of each value by its stream's baseline so far, which it then joins (trimtab.drift.baseline), in place.
 
-        It is the bank's whole time: few passes, squares instead of roots, and a logarithm that NumPy has in SIMD.
+        It is the bank's whole time: few passes, in place, and squares instead of roots.
         """
         count = np.minimum(freedom + 1.0, self._memory)  # Of values in the mean.
         variance = squares / freedom
@@ -171,23 +172,26 @@ class Bank:
         np.maximum(variance, least, out=variance)
         deviation = x - mean
         square = deviation * deviation
-        square /= variance
+        with np.errstate(over="ignore"):
+            square /= variance  # Infinite where a constant stream jumps: z is clipped all the same.
         wild = np.flatnonzero(square > WINSOR * WINSOR)
         step = deviation.copy() if wild.size else deviation
         if wild.size:
             step[wild] = np.copysign(WINSOR * np.sqrt(variance[wild]), deviation[wild])
         joined = count + 1.0
         # ln(1 + t^2 / freedom), t^2 = square x count / (count + 1).
+        count /= joined
+        count /= freedom
         square *= count
-        square /= joined
-        np.minimum(square, 1e300, out=square)
-        square /= freedom
-        square += 1.0
-        z = np.log(square, out=square)
+        z = np.log1p(square, out=square)
         z *= freedom
         np.sqrt(z, out=z)
-        eightfold = 8.0 * freedom
-        z *= (eightfold + 1.0) / (eightfold + 3.0)
+        # (8 f + 1) / (8 f + 3) = 1 - 1 / (4 f + 3/2).
+        np.multiply(freedom, -4.0, out=count)
+        count -= 1.5
+        np.divide(1.0, count, out=count)
+        count += 1.0
+        z *= count
         np.copysign(z, deviation, out=z)
         np.divide(step, joined, out=joined)
         mean += joined
