@@ -127,7 +127,7 @@ CATALOGUE: dict[str, Entry] = {
         "trimtab.drift.shiryaev_roberts:shiryaev_roberts",
         "a lasting shift of the mean, up or down",
         {
-            "shifts": Option(list, [0.5, 1.0, 2.0], 0.05, 6, "shifts to detect fastest, in deviations"),
+            "shifts": Option(list, None, 0.05, 6, "shifts to detect fastest, in deviations; none: 0.5, 1 and 2"),
             "warmup": _WARMUP,
             "memory": _MEMORY,
         },

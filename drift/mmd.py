@@ -18,13 +18,14 @@ Array = NDArray[np.float64]
 
 def distance(reference: Array) -> Callable[[Array], float]:
     apart = np.abs(reference[:, None] - reference)
-    half = -0.5 / max(float(np.median(apart)), 1e-3 * width(reference)) ** 2
-    within = float(np.exp(half * apart * apart).mean())
+    unit = max(float(np.median(apart)), 1e-3 * width(reference))
+    within = float(np.exp(-0.5 * (apart / unit) ** 2).mean())
 
     def mean(one: Array, other: Array) -> float:
         difference = one[:, None] - other
+        difference /= unit
         difference *= difference
-        difference *= half
+        difference *= -0.5
         return float(np.exp(difference, out=difference).mean())
 
     def to(window: Array) -> float:

@@ -23,6 +23,9 @@ from trimtab.drift.mixture import Mixture
 from trimtab.drift.run_length import overshoot
 from trimtab.drift.standardised import Standardised
 
+SHIFTS = (0.5, 1.0, 2.0)
+"""Sizes to detect fastest where none are asked for."""
+
 
 class Chart:
     """The statistic; `shifts` in deviations."""
@@ -41,7 +44,7 @@ def shiryaev_roberts(
     *,
     every: float,
     reference: NDArray[np.float64] | None = None,
-    shifts: Sequence[float] = (0.5, 1.0, 2.0),
+    shifts: Sequence[float] | None = None,
     warmup: int = 64,
     memory: int = 5000,
 ) -> Standardised:
@@ -49,7 +52,7 @@ def shiryaev_roberts(
 
     Raises ValueError where an option or the reference is out of range.
     """
-    sizes = tuple(shifts)
+    sizes = tuple(shifts or SHIFTS)
 
     def theory() -> float:
         return math.log1p(every * sum(map(overshoot, sizes)) / len(sizes))
