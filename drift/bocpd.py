@@ -9,7 +9,7 @@ are taken for the normal state: their share joins it.
 **Threshold.** With w the weights of the runs over that of the normal state, S = sum w is the posterior odds of a
 recent change; at each value its mean grows by g (1 + S), g = H / (1 - H), under no change. Hence the time T until
 S >= 1, a probability of one half, has mean at least 1 / 2g: H = 1 / (1 + 2 `every`) guarantees the run length
-asked, as a Shiryaev-Roberts sum with prior predictive likelihoods does; alarms are about half as many. The statistic
+asked, as a Shiryaev-Roberts sum with prior predictive likelihoods does; alarms are some six times rarer. The statistic
 is ln(1 + S / g), on the scale of trimtab.drift.shiryaev_roberts. The onset is the run length of most weight.
 """
 
