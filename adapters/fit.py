@@ -25,8 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax, logsumexp
-from scipy.stats import t as student
+from scipy.special import log_softmax, logsumexp, stdtr
 
 from trimtab.adapters.methods import Context, Windows
 
@@ -122,7 +121,7 @@ class Fit:
         error = float(np.sqrt((self.runs - 1) / self.runs * (spread**2).sum()))
         if error == 0.0:
             return gain, 0.0 if gain > 0 else 1.0
-        return gain, float(student.sf(gain / error, self.runs - 1))
+        return gain, float(stdtr(self.runs - 1, -gain / error))
 
     def _only(self, which: NDArray[np.int64]) -> Fit:
         return Fit(
@@ -207,7 +206,8 @@ class Density:
             seen = source.class_prior > 0
             prior = source.class_prior[seen] / source.class_prior[seen].sum()
             means = source.class_feature_mean[seen]
-            own = source.class_feature_cov[seen]
+            own = source.class_feature_cov
+            own = own[seen] if len(own) == len(seen) else own
             pooled = np.einsum("k,kij->ij", prior, own)
             covs = 0.5 * own + 0.5 * pooled if len(means) < 64 and own.size < 2**24 else pooled[None]
         else:

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import entr
-from scipy.stats import t as student
+from scipy.special import entr, stdtr  # not scipy.stats, which takes half a second to import
 
 from trimtab.adapters.fit import finite_windows, measure
 from trimtab.adapters.methods import Context, Windows
@@ -106,7 +105,7 @@ def _by_labels(
         scale = max(float(squared[1].mean()), 1e-30)
     gain = float(better.mean()) / scale
     deviation = float(better.std(ddof=1)) / scale
-    chance = float(student.sf(gain * np.sqrt(n) / deviation, n - 1)) if deviation > 0 else float(gain <= 0)
+    chance = float(stdtr(n - 1, -gain * np.sqrt(n) / deviation)) if deviation > 0 else float(gain <= 0)
     scores |= {"gain": gain, "chance": chance, "labelled": float(n)}
     if not np.isfinite(gain) or gain < margin or chance > error:
         return Verdict(False, gain, scores, "it is not better by the labels that came")
