@@ -187,6 +187,9 @@ class Config(Section):
         description="Name of this box; default: its host name.",
     )
     streams: list[Stream] = Field([], description="What to subscribe to. A replay needs none.")
+    max_streams: Positive = Field(
+        4096, description="Streams that there may be; a message that would begin one more is a dead letter."
+    )
     mqtt: Mqtt = Mqtt()
     sessions: Sessions = Sessions()
     batch: Batch = Batch()

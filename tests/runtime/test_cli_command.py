@@ -72,7 +72,7 @@ def test_the_daemon_does_it_or_says_why_not(
     assert run("pin", "--stream", stream, "--version", "7") == (1, "", refused)
     older = written(config, tmp_path, version="3.1.1")
     status, _, error = run("pause", "--stream", "nobody", file=older)
-    assert (status, error) == (1, f"trimtab: {node}: pause nobody: no stream 'nobody'; there are ['{stream}']\n")
+    assert (status, error) == (1, f"trimtab: {node}: pause nobody: no stream 'nobody'; there are '{stream}'\n")
 
     audit = ["versions", str(process.file)]
     while_it_runs = CliRunner().invoke(cli, audit).output

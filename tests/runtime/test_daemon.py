@@ -153,7 +153,8 @@ def test_commands_are_answered(daemon: Start, client: Start, config: dict[str, A
         }
     assert order("pause") == {"id": None, "command": "pause", "ok": True}
     for name, payload, words in (
-        ("rollback", {"id": "a"}, "none before it"),
+        ("rollback", {"id": "a", "stream": f"{node}/s"}, "none before it"),
+        ("rollback", {"id": "b"}, "none before it"),
         ("pin", {"version": 7}, "no version 7"),
         ("pause", {"stream": "unknown"}, "no stream"),
         ("pause", {"streams": "s"}, "no such argument"),
