@@ -76,8 +76,8 @@ def test_the_daemon_does_it_or_says_why_not(
 
     audit = ["versions", str(process.file)]
     while_it_runs = CliRunner().invoke(cli, audit).output
-    # `reset` took version 0 into use anew, and `adapt` has the stream gather.
-    assert re.match(rf"{stream}: drifted, version 0 since \S+Z, pinned\n", while_it_runs)
+    # `pin` took version 0 into use anew, and ended what `adapt` had begun.
+    assert re.match(rf"{stream}: stable, version 0 since \S+Z, pinned\n", while_it_runs)
     process.kill()
     assert CliRunner().invoke(cli, audit).output == while_it_runs
 
