@@ -111,6 +111,7 @@ class Daemon:
             self._link = self._connect()
         except TrimtabError:
             self._journal.close()
+            self._leave(FAREWELL)
             raise
 
         self._orders: list[tuple[intake.Order, bytes]] = []
@@ -199,6 +200,7 @@ class Daemon:
         """
         self._catch_signals()
         self._link.start()
+        self._flush()  # what there is to say of streams that began anew
         config = self.config
         log.info(
             "serving %s as %s: %d topic filters, providers %s",
@@ -220,8 +222,15 @@ class Daemon:
         finally:
             self._link.close(FAREWELL)
             self._journal.close()
-            self.pipeline.engine.close()  # a try that is under way ends at its next call of the model
-            self._worker.close(FAREWELL)
+            self._leave(self.config.drain)
+
+    def _leave(self, patience: float) -> None:
+        """End the worker thread: a process that ends while one is within ONNX Runtime aborts.
+
+        A try or a build that is under way ends at its next call of the engine, which is closed first.
+        """
+        self.pipeline.engine.close()
+        self._worker.close(patience)
 
     def _catch_signals(self) -> None:
         def stop(*_: object) -> None:
