@@ -120,6 +120,7 @@ class Adaptation:
 
     def pressed(self, pressure: float, sample: Sample) -> list[Event]:
         """No alarm at `sample`; the strongest detector stands at `pressure` of its threshold."""
+        self._sequence = sample.sequence
         if self.state == "stable" and pressure >= SUSPECT:
             return self._enter("suspect", sample.sequence, sample.time)
         if self.state == "suspect" and pressure < SUSPECT:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.catalogue import build_monitor, names
 from trimtab.drift.monitor import Monitor
 from trimtab.runtime.adaptation import Adaptation
 from trimtab.runtime.blocks import Block, Sample
@@ -24,10 +23,10 @@ from trimtab.runtime.bundle import Bundle
 from trimtab.runtime.clock import Clock
 from trimtab.runtime.config import Config
 from trimtab.runtime.decisions import Decision, Event, Step
-from trimtab.runtime.errors import ConfigError, InferenceError, PayloadError
+from trimtab.runtime.errors import InferenceError, PayloadError
 from trimtab.runtime.sessions import Engine, Executor, Outputs
 from trimtab.runtime.tries import Plan
-from trimtab.runtime.watch import false_alarm_run, watched_signals
+from trimtab.runtime.watch import new_monitor, watched_signals
 from trimtab.runtime.windows import Windower
 
 log = logging.getLogger(__name__)
@@ -114,7 +113,6 @@ class Pipeline:
         self._watched = list(watched)
         self._signals = list(watched.values())
         self._reference = bundle.source.reference
-        self._run_length = false_alarm_run(config.drift, bundle)
         self.plan = Plan(bundle, config, engine, executor)
         self._new_monitor()  # a wrong detector or option shows itself at the start, not at the first sample
 
@@ -355,19 +353,7 @@ class Pipeline:
         return found
 
     def _new_monitor(self) -> Monitor:
-        drift = self.config.drift
-        try:
-            return build_monitor(
-                self._watched,
-                drift.detector,
-                every=self._run_length,
-                refractory=drift.refractory,
-                options=drift.options,
-                reference=self._reference,
-            )
-        except ValueError as error:
-            key = "options" if drift.detector in names() else "detector"
-            raise ConfigError(f"drift.{key}: {error}") from None
+        return new_monitor(self.bundle, self.config.drift, self._watched, self._reference)
 
     def command(self, name: str, stream: str | None, version: int | None = None) -> Step:
         """Carry out `pause`, `resume`, `reset`, `rollback`, `pin`, `unpin` or `adapt` for one stream, or for all.
@@ -391,7 +377,7 @@ class Pipeline:
             "adapt": lambda a: a.adapt(now),
         }
         if name not in commands:
-            raise ValueError(f"no command {name!r}; there are {', '.join(commands)}")
+            raise ValueError(f"no command {name!r}; there are {', '.join(commands)} and reload")
         step = Step()
         for found in chosen:
             try:

@@ -187,6 +187,15 @@ def test_a_command_for_all_streams_passes_over_those_that_cannot(drifting: Desk,
         pipeline.command("rollback", None)
 
 
+def test_what_a_command_says_is_of_the_last_window(drifting: Desk) -> None:
+    """Also of a stream that was calm all along."""
+    drifting.offer(rows(ROWS + 4 * HOP))
+    drifting.drain()
+    assert {d.state for d in drifting.decisions} == {"stable"}
+    [state] = drifting.pipeline.command("adapt", "s").events
+    assert (state.payload["state"], state.payload["sequence"]) == ("drifted", 4)
+
+
 def test_a_block_is_done_with_when_its_windows_are_decided(tiny: Tiny) -> None:
     desk = Desk(tiny, config(batch={"size": 2, "deadline": 0.1}), resumable=True)
     values = rows(ROWS + 3 * HOP)
@@ -376,7 +385,7 @@ def test_commands(drifting: Desk, tiny: Tiny) -> None:
     adaptation = pipeline.streams["s"].adaptation
     with pytest.raises(ValueError, match="no stream 'x'; there are 's'"):
         pipeline.command("reset", "x")
-    with pytest.raises(ValueError, match="no command 'dance'"):
+    with pytest.raises(ValueError, match=r"no command 'dance'; there are pause, .* and reload"):
         pipeline.command("dance", "s")
     with pytest.raises(ValueError, match="version 0, which has none before it"):
         pipeline.command("rollback", "s")
