@@ -63,8 +63,11 @@ def read_data(path: str | Path) -> tuple[dict[str, NDArray[Any]], NDArray[Any] |
             arrays = {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise ExportError(f"{path}: not found") from None
-    except (OSError, ValueError, TypeError, BadZipFile) as error:
-        raise ExportError(f"{path}: is not an .npz file of plain arrays ({error})") from error
+    except (EOFError, ValueError, TypeError, BadZipFile) as error:
+        # NumPy's own sentence would recommend to allow pickles.
+        raise ExportError(f"{path}: is not an .npz file of plain arrays; write it with numpy.savez") from error
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be read ({error.strerror or error}); mend that") from error
     labels = arrays.pop(LABELS, None)
     if not arrays:
         raise ExportError(f"{path}: holds no input; it needs an array per input (`x` [n, ...]) and may have labels `y`")

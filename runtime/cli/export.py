@@ -107,6 +107,10 @@ def export(target: str, out: Path, data: Path | None, **options: Any) -> None:
     if isinstance(found, torch.nn.Module):
         if data is None:
             raise ExportError(f"{target} is a plain module, so --data is needed: an .npz file with x [n, ...]")
+        if not (options.get("classes") or options.get("targets")):
+            raise ExportError(
+                f"{target} is a plain module, so --classes A,B,... is needed (or, for a regression, --targets)"
+            )
         inputs, labels = read_data(data)
         single = len(inputs) == 1
         found = ExportSpec(

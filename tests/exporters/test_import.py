@@ -12,11 +12,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from trimtab.exporters import import_onnx
 from trimtab.exporters.parity import patched
+from trimtab.runtime.bundle import load_bundle
+from trimtab.runtime.cli import cli
 from trimtab.runtime.errors import ExportError
 
 MEAN, STD = [0.5, 1.0, -1.0], [1.0, 2.0, 0.5]
@@ -222,3 +225,13 @@ def test_a_real_file_without_pytorch(tmp_path: Path) -> None:
     assert "35 norms, 8752 parameters, 200 features, 2 outputs" in done.stdout
     assert "ends in a Softmax" in done.stdout
     assert done.stderr == ""
+
+
+def test_sizes_left_open_are_those_of_the_data(tmp_path: Path) -> None:
+    model = write(tmp_path / "old.onnx")
+    x = np.random.default_rng(4).standard_normal((70, 3, 9, 7)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", x=x)
+    given = ["import", str(model), "--data", str(tmp_path / "a.npz"), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(cli, given, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert load_bundle(tmp_path / "out").manifest.inputs[0].shape == [3, 9, 7]
