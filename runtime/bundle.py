@@ -192,7 +192,7 @@ class Source:
     class_feature_mean: NDArray[np.float64]
     """[K, F]; zeros where a class has no source sample. Regression: [0, F]."""
     class_feature_cov: NDArray[np.float64]
-    """[K, F, F]; regression: [0, F, F]."""
+    """[K, F, F]; [1, F, F], pooled within classes, where there are too many of them; regression: [0, F, F]."""
     reference: dict[str, NDArray[np.float64]]
     """Scalar signals per source window in recorded order (see trimtab.drift.signals), for calibration:
     keys `divergence`, `departure`, `distance`, `entropy` (those that apply), each [n]."""
@@ -285,6 +285,8 @@ def _check_source(source: Source, manifest: Manifest, file: Path) -> None:
         "class_feature_mean": (classes, f),
         "class_feature_cov": (classes, f, f),
     }
+    if classes and len(source.class_feature_cov) == 1:
+        shapes["class_feature_cov"] = (1, f, f)
     if source.moments_centre.size:
         shapes["moments_centre"] = (2 * m,)
         shapes["moments_whitening"] = (len(source.moments_whitening), 2 * m)
