@@ -43,7 +43,9 @@ OUTPUTS_WEIGHT = 2.0
 VARIANCE_FLOOR = 1e-5
 """As in `trimtab.drift.signals`, which wrote the source's whitening."""
 PROBED = 4096
-"""Samples in one call of the probe at the most, to bound memory."""
+"""Samples in one call of the probe at the most, to bound memory ..."""
+NUMBERS = 2**24
+"""... and numbers in them (images are large)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,8 @@ def measure(context: Context, rows: NDArray[np.float32], windows: Windows) -> Fi
     apart, rarity, entropy, share = *np.zeros((3, R, B)), np.zeros((R, B, context.outputs))
     finite = np.ones(R, np.bool_)
     density = Density(context) if len(source.feature_mean) else None
-    step = max(1, PROBED // n)
+    size = n * sum(int(np.prod(x.shape[1:])) for x in windows.inputs.values())
+    step = max(1, min(PROBED // n, NUMBERS // size))
     for start in range(0, R, step):
         some = rows[start : start + step]
         slot = np.repeat(np.arange(len(some)), n)

@@ -58,6 +58,9 @@ def judge(
     known = np.flatnonzero(np.isfinite(held.labels))
     if len(known) >= LABELLED and (context.task == "classification" or context.outputs == 1):
         return _by_labels(context, theta, candidate, held.take(known), margin, error)
+    if not context.source.reference:
+        # What an import without source data holds are guesses: nothing can be said to look like the source.
+        return Verdict(False, 0.0, {}, "the bundle holds nothing of source data to judge by; only true labels could")
     fit = measure(context, np.stack([candidate, theta]), held)
     gain, chance = fit.certainty(0, 1)
     scores = {"gain": gain, "chance": chance, "held": float(len(held))}
