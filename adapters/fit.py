@@ -22,6 +22,7 @@ windows overlap and neighbours are alike: the standard error counts runs, not wi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,7 +161,7 @@ def measure(context: Context, rows: NDArray[np.float32], windows: Windows) -> Fi
     first, second = np.zeros((R, B, M)), np.zeros((R, B, M))
     apart, rarity, entropy, share = *np.zeros((3, R, B)), np.zeros((R, B, context.outputs))
     finite = np.ones(R, np.bool_)
-    density = Density(context) if len(source.feature_mean) else None
+    density = _density(context)
     size = n * sum(int(np.prod(x.shape[1:])) for x in windows.inputs.values())
     step = max(1, min(PROBED // n, NUMBERS // size))
     for start in range(0, R, step):
@@ -230,6 +231,20 @@ class Density:
             z = np.linalg.solve(factor, (features - mean).T)
             terms[k] = self._log_weights[k] - 0.5 * (z**2).sum(axis=0) - np.log(np.diag(factor)).sum()
         return np.asarray(logsumexp(terms, axis=0))
+
+
+_DENSITIES: WeakKeyDictionary[Context, Density] = WeakKeyDictionary()
+"""One a model: a factorisation per class is too much for each of the dozens of measurements of a try."""
+
+
+def _density(context: Context) -> Density | None:
+    """The source's density, or None where the model has no features."""
+    if not len(context.source.feature_mean):
+        return None
+    found = _DENSITIES.get(context)
+    if found is None:
+        found = _DENSITIES[context] = Density(context)
+    return found
 
 
 def _log_departure(context: Context, moments: Array) -> Array:

@@ -98,10 +98,7 @@ class Adaptation:
 
     def alarmed(self, alarm: Alarm, sample: Sample) -> list[Event]:
         """The monitor raised an alarm at `sample`: start gathering, whatever was going on."""
-        self._job = None
-        self._gathered = Gathered(self.plan, sample.sequence)
-        self._wait = self.plan.config.retry
-        self._next = sample.sequence + self.plan.config.minimum
+        self._gather(sample.sequence)
         event = Event(
             f"drift/{self.stream}",
             {
@@ -117,6 +114,13 @@ class Adaptation:
             },
         )
         return [event, *self._enter("drifted", sample.sequence, sample.time)]
+
+    def _gather(self, sequence: int) -> None:
+        """Remember windows from `sequence` on, and drop a try that is under way: it knows nothing of them."""
+        self._job = None
+        self._gathered = Gathered(self.plan, sequence)
+        self._wait = self.plan.config.retry
+        self._next = sequence + self.plan.config.minimum
 
     def pressed(self, pressure: float, sample: Sample) -> list[Event]:
         """No alarm at `sample`; the strongest detector stands at `pressure` of its threshold."""
@@ -333,10 +337,7 @@ class Adaptation:
             raise ValueError("adaptation.policy is off; set it to on_drift and reload")
         if self.versions.pinned is not None:
             raise ValueError(f"{self.stream}: version {self.versions.pinned} is pinned; unpin it first")
-        self._job = None
-        self._gathered = Gathered(self.plan, self._sequence)
-        self._wait = self.plan.config.retry
-        self._next = self._sequence + self.plan.config.minimum
+        self._gather(self._sequence)
         return self._enter("drifted", self._sequence, now)
 
     def _go_to(self, number: int, reason: str, now: float) -> list[Event]:
@@ -376,8 +377,7 @@ class Adaptation:
             self.plan.engine.bind(self.stream, current.theta)
         self._told = (self.state, self.version)
         if self.state in ("drifted", "adapting", "probation"):
-            self._gathered = Gathered(self.plan, self._sequence)
-            self._next = self._sequence + self.plan.config.minimum
+            self._gather(self._sequence)
         # A try that was under way is lost.
         return self._enter("drifted", self._sequence, now) if self.state == "adapting" else []
 

@@ -21,7 +21,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from trimtab.adapters.parameters import Kind, Parameter, ParameterLayout
+from trimtab.adapters.parameters import Kind, ParameterLayout
 from trimtab.runtime.errors import BundleError
 from trimtab.runtime.validation import NotYaml, listed, read_yaml, sentence, shown
 
@@ -251,11 +251,6 @@ class Bundle:
         _check_source(source, self.manifest, file)
         return source
 
-    @property
-    def samples_shape(self) -> list[tuple[int, ...]]:
-        """Shape of one sample of each input."""
-        return [tuple(i.shape) for i in self.manifest.inputs]
-
 
 def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
     """All arrays of an NPZ file, none of them of Python objects. Raises BundleError."""
@@ -388,7 +383,6 @@ __all__ = [
     "Input",
     "Manifest",
     "Norm",
-    "Parameter",
     "Source",
     "Window",
     "load_bundle",

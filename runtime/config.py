@@ -19,7 +19,6 @@ from trimtab.runtime.validation import NotYaml, read_yaml, sentence, shown
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):

@@ -89,7 +89,6 @@ class Counts:
     dropped: int = 0
     """Messages of QoS 0 that found the inbox full; those of QoS 1 wait at the broker instead."""
     published: int = 0
-    connections: int = 0
 
 
 class Inbox:
@@ -405,7 +404,6 @@ class Link:
         if code.is_failure:
             self._reason = f"the broker refuses: {code}; see mqtt.username and mqtt.password_file"
             return
-        self.counts.connections += 1
         self._unacknowledged.clear()  # their numbers mean nothing over this connection; they come again
         self._limit = min(OUTGOING, getattr(properties, "ReceiveMaximum", OUTGOING))
         if self._five:

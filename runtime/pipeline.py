@@ -24,7 +24,8 @@ from trimtab.runtime.clock import Clock
 from trimtab.runtime.config import Config
 from trimtab.runtime.decisions import Decision, Event, Step
 from trimtab.runtime.errors import InferenceError, PayloadError
-from trimtab.runtime.sessions import Engine, Executor, Outputs
+from trimtab.runtime.executors import Executor
+from trimtab.runtime.sessions import Engine, Outputs
 from trimtab.runtime.tries import Plan
 from trimtab.runtime.watch import new_monitor, watched_signals
 from trimtab.runtime.windows import Windower
@@ -434,6 +435,3 @@ class Pipeline:
             stream.windower.sequence = decided
             stream.window = stream.windower.state()
         return stream.adaptation.begin_anew(decided, self.clock.now())
-
-
-__all__ = ["Decision", "Event", "Pipeline", "Step", "StreamState"]

@@ -513,4 +513,4 @@ def _merge(parts: Sequence[tuple[NDArray[np.intp] | slice, Outputs]], count: int
     return Outputs(y, joined("features"), joined("moments"))
 
 
-__all__ = ["CHUNK", "WORTH", "Engine", "Executor", "Graph", "Outputs"]
+__all__ = ["CHUNK", "WORTH", "Engine", "Graph", "Outputs"]

@@ -19,7 +19,8 @@ from trimtab.adapters.versions import Version
 from trimtab.runtime.bundle import Bundle
 from trimtab.runtime.config import Adaptation, Config
 from trimtab.runtime.errors import ConfigError, InferenceError
-from trimtab.runtime.sessions import Engine, Executor
+from trimtab.runtime.executors import Executor
+from trimtab.runtime.sessions import Engine
 
 RECALLED = 0.01
 """Accepted chance that an earlier version is better only by chance: there may be a dozen of them to choose from."""

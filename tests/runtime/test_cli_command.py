@@ -25,17 +25,6 @@ Start = Callable[..., Any]
 PATIENCE = ["--timeout", "20"]
 
 
-@pytest.fixture
-def config(broker: Any, tiny_bundle: Any, request: pytest.FixtureRequest) -> dict[str, Any]:
-    node = re.sub(r"\W", "-", request.node.name)
-    return {
-        "bundle": str(tiny_bundle.path),
-        "node": node,
-        "mqtt": {"host": "127.0.0.1", "port": broker.port, "reconnect_max": 0.2},
-        "streams": [{"topic": f"{node}/+"}],
-    }
-
-
 def written(config: dict[str, Any], folder: Path, **mqtt: Any) -> Path:
     path = folder / "other.yaml"
     path.write_text(yaml.safe_dump({**config, "mqtt": {**config["mqtt"], **mqtt}}))

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from trimtab.runtime.bundle import Bundle
 from trimtab.runtime.clock import SystemClock
 from trimtab.runtime.config import parse_config
 from trimtab.runtime.daemon import Daemon
@@ -42,17 +41,6 @@ def blocks(count: int, seed: int = 0) -> list[NDArray[np.float32]]:
 
 def message(rows: NDArray[np.float32], number: int) -> bytes:
     return encode(rows, "json", time=1000 + number * 0.5, sequence=number)
-
-
-@pytest.fixture
-def config(broker: Any, tiny_bundle: Bundle, request: pytest.FixtureRequest) -> dict[str, Any]:
-    node = re.sub(r"\W", "-", request.node.name)
-    return {
-        "bundle": str(tiny_bundle.path),
-        "node": node,
-        "mqtt": {"host": "127.0.0.1", "port": broker.port, "reconnect_max": 0.2},
-        "streams": [{"topic": f"{node}/+"}],
-    }
 
 
 def decided(messages: list[Any], stream: str) -> dict[int, bytes]:
