@@ -95,9 +95,10 @@ def moment_whitening(
     floor = np.repeat([np.sqrt(VARIANCE_FLOOR), LOG_FLOOR], size // 2)
     scale = np.maximum(vectors.std(axis=0), floor)
     rank = min(size, PROJECTED, len(vectors) // 4)
-    matrix = np.diag(1.0 / scale)
     if rank < size:
         matrix = np.random.default_rng(0).standard_normal((rank, size)) / np.sqrt(size) / scale
+    else:
+        matrix = np.diag(1.0 / scale)
     projected = (vectors - centre) @ matrix.T
     return centre, whitening(projected.T @ projected / len(vectors), shrinkage) @ matrix
 

@@ -82,6 +82,7 @@ class Adaptation:
         self._until = 0  # window number at which probation, or the rest after a roll-back, ends
         self._before: int | None = None  # version to fall back to while on probation
         self._sequence = 0
+        self._told: tuple[DriftState, int] = ("stable", 0)  # state and version that were last published
 
     @property
     def version(self) -> int:
@@ -97,10 +98,7 @@ class Adaptation:
 
     def alarmed(self, alarm: Alarm, sample: Sample) -> list[Event]:
         """The monitor raised an alarm at `sample`: start gathering, whatever was going on."""
-        self._job = None
-        self._gathered = Gathered(self.plan, sample.sequence)
-        self._wait = self.plan.config.retry
-        self._next = sample.sequence + self.plan.config.minimum
+        self._gather(sample.sequence)
         event = Event(
             f"drift/{self.stream}",
             {
@@ -117,8 +115,16 @@ class Adaptation:
         )
         return [event, *self._enter("drifted", sample.sequence, sample.time)]
 
+    def _gather(self, sequence: int) -> None:
+        """Remember windows from `sequence` on, and drop a try that is under way: it knows nothing of them."""
+        self._job = None
+        self._gathered = Gathered(self.plan, sequence)
+        self._wait = self.plan.config.retry
+        self._next = sequence + self.plan.config.minimum
+
     def pressed(self, pressure: float, sample: Sample) -> list[Event]:
         """No alarm at `sample`; the strongest detector stands at `pressure` of its threshold."""
+        self._sequence = sample.sequence
         if self.state == "stable" and pressure >= SUSPECT:
             return self._enter("suspect", sample.sequence, sample.time)
         if self.state == "suspect" and pressure < SUSPECT:
@@ -214,7 +220,7 @@ class Adaptation:
         if attempt.failure is not None:
             log.error("%s: an adaptation failed: %s", self.stream, attempt.failure)
         if job.final:
-            return self._end_probation(attempt, now)
+            return self._end_probation(attempt, now) if attempt.failure is None else self._judge_later()
         sequence = self._sequence
         if attempt.theta is None:
             self._next = sequence + self._wait
@@ -228,14 +234,24 @@ class Adaptation:
         return [self._report(attempt, before, self.version, True, now), *self._enter("probation", sequence, now)]
 
     def _end_probation(self, attempt: Attempt, now: float) -> list[Event]:
-        before, self._before = self._before, None
-        version = self.version
-        self._gathered = None
+        before, version = self._before, self.version
         if not attempt.worse or before is None:
+            self._before = self._gathered = None
             return self._enter("stable", self._sequence, now)
-        self._use(self.versions.get(before).theta, before, attempt, now)
+        try:
+            self._use(self.versions.get(before).theta, before, attempt, now)
+        except ConfigError as error:
+            log.error("%s: cannot be rolled back: %s", self.stream, error)
+            return self._judge_later()
+        self._before = self._gathered = None
         report = self._report(attempt, version, self.version, False, now, rolled_back=True)
         return [report, *self._enter("rolled_back", self._sequence, now)]
+
+    def _judge_later(self) -> list[Event]:
+        """The judgement failed, or could not be carried out: what was not judged stays on probation."""
+        self._until = self._sequence + self._wait
+        self._wait = min(2 * self._wait, LONGEST_WAIT)
+        return []
 
     def _use(self, theta: NDArray[np.float32], known: int | None, attempt: Attempt, now: float) -> None:
         """Take `theta` into use, as the earlier version `known` or as a new one.
@@ -321,10 +337,7 @@ class Adaptation:
             raise ValueError("adaptation.policy is off; set it to on_drift and reload")
         if self.versions.pinned is not None:
             raise ValueError(f"{self.stream}: version {self.versions.pinned} is pinned; unpin it first")
-        self._job = None
-        self._gathered = Gathered(self.plan, self._sequence)
-        self._wait = self.plan.config.retry
-        self._next = self._sequence + self.plan.config.minimum
+        self._gather(self._sequence)
         return self._enter("drifted", self._sequence, now)
 
     def _go_to(self, number: int, reason: str, now: float) -> list[Event]:
@@ -349,8 +362,11 @@ class Adaptation:
             "before": self._before,
         }
 
-    def restore(self, snapshot: dict[str, Any]) -> None:
-        """Continue from `snapshot`; `versions` has been restored before."""
+    def restore(self, snapshot: dict[str, Any], now: float) -> list[Event]:
+        """Continue from `snapshot`; `versions` has been restored before.
+
+        Raises ConfigError where the bank has no row left.
+        """
         self.state = snapshot["state"]
         self.paused = bool(snapshot["paused"])
         self._sequence = int(snapshot["sequence"])
@@ -359,19 +375,29 @@ class Adaptation:
         current = self.versions.current
         if current.number != 0:
             self.plan.engine.bind(self.stream, current.theta)
+        self._told = (self.state, self.version)
         if self.state in ("drifted", "adapting", "probation"):
-            self.state = "drifted" if self.state == "adapting" else self.state
-            self._gathered = Gathered(self.plan, self._sequence)
-            self._next = self._sequence + self.plan.config.minimum
+            self._gather(self._sequence)
+        # A try that was under way is lost.
+        return self._enter("drifted", self._sequence, now) if self.state == "adapting" else []
+
+    def begin_anew(self, sequence: int, now: float) -> list[Event]:
+        """Forget everything, also what the engine, the journal and the broker still hold of the stream."""
+        self._sequence = sequence
+        self.changed = True
+        self.plan.engine.bind(self.stream, None)
+        return [self._tell(sequence, now)]
 
     # -- reports ----------------------------------------------------------------------------------------------------
 
     def _enter(self, state: DriftState, sequence: int, time: float) -> list[Event]:
-        if state == self.state:
-            return []
         self.state = state
-        payload = {"stream": self.stream, "state": state, "version": self.version, "sequence": sequence, "time": time}
-        return [Event(f"state/{self.stream}", payload, retain=True)]
+        return [self._tell(sequence, time)] if self._told != (state, self.version) else []
+
+    def _tell(self, sequence: int, time: float) -> Event:
+        self._told = self.state, self.version
+        facts = {"stream": self.stream, "state": self.state, "version": self.version}
+        return Event(f"state/{self.stream}", {**facts, "sequence": sequence, "time": time}, retain=True)
 
     def _report(
         self, attempt: Attempt, before: int, after: int, accepted: bool, now: float, rolled_back: bool = False

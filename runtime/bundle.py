@@ -21,7 +21,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from trimtab.adapters.parameters import Kind, Parameter, ParameterLayout
+from trimtab.adapters.parameters import Kind, ParameterLayout
 from trimtab.runtime.errors import BundleError
 from trimtab.runtime.validation import NotYaml, listed, read_yaml, sentence, shown
 
@@ -192,7 +192,7 @@ class Source:
     class_feature_mean: NDArray[np.float64]
     """[K, F]; zeros where a class has no source sample. Regression: [0, F]."""
     class_feature_cov: NDArray[np.float64]
-    """[K, F, F]; regression: [0, F, F]."""
+    """[K, F, F]; [1, F, F], pooled within classes, where there are too many of them; regression: [0, F, F]."""
     reference: dict[str, NDArray[np.float64]]
     """Scalar signals per source window in recorded order (see trimtab.drift.signals), for calibration:
     keys `divergence`, `departure`, `distance`, `entropy` (those that apply), each [n]."""
@@ -251,11 +251,6 @@ class Bundle:
         _check_source(source, self.manifest, file)
         return source
 
-    @property
-    def samples_shape(self) -> list[tuple[int, ...]]:
-        """Shape of one sample of each input."""
-        return [tuple(i.shape) for i in self.manifest.inputs]
-
 
 def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
     """All arrays of an NPZ file, none of them of Python objects. Raises BundleError."""
@@ -285,6 +280,8 @@ def _check_source(source: Source, manifest: Manifest, file: Path) -> None:
         "class_feature_mean": (classes, f),
         "class_feature_cov": (classes, f, f),
     }
+    if classes and len(source.class_feature_cov) == 1:
+        shapes["class_feature_cov"] = (1, f, f)
     if source.moments_centre.size:
         shapes["moments_centre"] = (2 * m,)
         shapes["moments_whitening"] = (len(source.moments_whitening), 2 * m)
@@ -386,7 +383,6 @@ __all__ = [
     "Input",
     "Manifest",
     "Norm",
-    "Parameter",
     "Source",
     "Window",
     "load_bundle",

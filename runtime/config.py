@@ -19,7 +19,6 @@ from trimtab.runtime.validation import NotYaml, read_yaml, sentence, shown
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -187,6 +186,9 @@ class Config(Section):
         description="Name of this box; default: its host name.",
     )
     streams: list[Stream] = Field([], description="What to subscribe to. A replay needs none.")
+    max_streams: Positive = Field(
+        4096, description="Streams that there may be; a message that would begin one more is a dead letter."
+    )
     mqtt: Mqtt = Mqtt()
     sessions: Sessions = Sessions()
     batch: Batch = Batch()

@@ -13,15 +13,15 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trimtab.runtime import intake
-from trimtab.runtime.config import Config, Stream
-from trimtab.runtime.decisions import Step
-from trimtab.runtime.errors import PayloadError, TrimtabError
+from trimtab.runtime.config import Config, Stream, said_of
+from trimtab.runtime.decisions import Event, Step
+from trimtab.runtime.errors import ConfigError, PayloadError, TrimtabError
 from trimtab.runtime.executors import Job, ThreadExecutor
 from trimtab.runtime.journal import Journal, Message, Turn, Version
 from trimtab.runtime.loading import Loaded, load
@@ -100,18 +100,20 @@ class Daemon:
         self._journal = Journal(
             config.journal or path.with_suffix(".journal.db"), self._loaded.digest, config.journal_sync
         )
-        try:
-            self._resume()
-            self._outbox = Outbox(self._journal)
-            self._link = self._connect()
-        except TrimtabError:
-            self._journal.close()
-            raise
-
         self._messages: list[Message] = []
         self._marks: list[bytes] = []
         self._touched: dict[str, None] = {}
         self._results: list[tuple[str, bytes]] = []
+        try:
+            with said_of(path):
+                self._resume()
+            self._outbox = Outbox(self._journal)
+            self._link = self._connect()
+        except TrimtabError:
+            self._journal.close()
+            self._leave(FAREWELL)
+            raise
+
         self._orders: list[tuple[intake.Order, bytes]] = []
         """Reload commands that wait for the reload's end."""
         self._worked = False
@@ -140,7 +142,7 @@ class Daemon:
         versions = self._journal.versions()
         streams = self._journal.streams()
         for name, (decided, snapshot) in streams.items():
-            self._restore(name, decided, snapshot, versions.get(name))
+            self._say(self._restore(self.pipeline, name, decided, snapshot, versions.get(name)))
         if self._journal.started_anew:
             log.warning("the journal is of another bundle: streams start anew, under their old window numbers")
         elif streams:
@@ -148,22 +150,28 @@ class Daemon:
 
     def _restore(
         self,
+        pipeline: Pipeline,
         name: str,
         decided: int,
         snapshot: dict[str, Any] | None,
         versions: tuple[Mapping[str, Any], list[Version]] | None,
-    ) -> None:
-        pipeline = self.pipeline
+    ) -> list[Event]:
+        """Continue a stream in `pipeline`, anew where that cannot be; returns what to publish about it.
+
+        Raises ConfigError where the bank has no row for its vector.
+        """
         if snapshot is not None:
             try:
                 if versions is not None:
                     pipeline.stream(name).adaptation.versions.restore(*versions)
-                pipeline.restore(name, snapshot)
-                return
+                return pipeline.restore(name, snapshot)
+            except ConfigError:
+                raise
             except (ValueError, KeyError) as error:
                 log.warning("%s: starts anew, its journalled state does not fit: %s", name, error)
                 pipeline.streams.pop(name, None)
-        pipeline.renumber(name, decided)
+        self._touched[name] = None
+        return pipeline.renumber(name, decided)
 
     def _connect(self) -> Link:
         """A connection as configured, with everything unconfirmed on its way over it; not started yet."""
@@ -192,6 +200,7 @@ class Daemon:
         """
         self._catch_signals()
         self._link.start()
+        self._flush()  # what there is to say of streams that began anew
         config = self.config
         log.info(
             "serving %s as %s: %d topic filters, providers %s",
@@ -213,8 +222,15 @@ class Daemon:
         finally:
             self._link.close(FAREWELL)
             self._journal.close()
-            self._worker.close(FAREWELL)
-            self.pipeline.engine.close()
+            self._leave(self.config.drain)
+
+    def _leave(self, patience: float) -> None:
+        """End the worker thread: a process that ends while one is within ONNX Runtime aborts.
+
+        A try or a build that is under way ends at its next call of the engine, which is closed first.
+        """
+        self.pipeline.engine.close()
+        self._worker.close(patience)
 
     def _catch_signals(self) -> None:
         def stop(*_: object) -> None:
@@ -289,15 +305,17 @@ class Daemon:
 
     def _absorb(self, step: Step) -> None:
         prefix = self.config.prefix
-        messages = self._messages
         for decision in step.decisions:
-            messages.append(Message(f"{prefix}/decision/{decision.stream}", _json(decision.payload())))
-        for event in step.events:
-            messages.append(Message(f"{prefix}/{event.topic}", _json(event.payload), event.retain))
+            self._messages.append(Message(f"{prefix}/decision/{decision.stream}", _json(decision.payload())))
+        self._say(step.events)
         self._decisions += len(step.decisions)
         self._failures += step.failure is not None
         self._marks += [token for token in step.tokens if isinstance(token, bytes)]
         self._touched.update(dict.fromkeys(step.streams))
+
+    def _say(self, events: Sequence[Event]) -> None:
+        prefix = self.config.prefix
+        self._messages += [Message(f"{prefix}/{e.topic}", _json(e.payload), e.retain) for e in events]
 
     def _flush(self) -> None:
         """One transaction with everything since the last; then publish."""
@@ -416,11 +434,14 @@ class Daemon:
             self._reload_asked = True
         else:
             try:
-                self._absorb(self.pipeline.command(name, order.stream, order.version))
+                step = self.pipeline.command(name, order.stream, order.version)
             except ValueError as error:
                 self._answer(name, order, mark, str(error))
             else:
-                self._answer(name, order, mark, None)
+                self._absorb(step)
+                count, refused = len(step.streams), step.refused
+                partly = f"done for {count} of {count + len(refused)} streams; {refused[0]}" if refused else None
+                self._answer(name, order, mark, partly)
 
     def _answer(self, name: str, order: intake.Order, mark: bytes, error: str | None) -> None:
         answer: dict[str, Any] = {"id": order.id, "command": name, "ok": error is None}
@@ -456,43 +477,54 @@ class Daemon:
             self._mailbox.put(prepared)
 
     def _end_reload(self, prepared: Prepared) -> None:
+        error = prepared.error
         if prepared.loaded is not None:
-            self._switch(prepared.loaded)
-            log.info("reloaded %s", self.path)
+            try:
+                with said_of(self.path):
+                    self._switch(prepared.loaded)
+            except ConfigError as fault:
+                error = str(fault)
+        if error:
+            log.error("reload refused, the old configuration serves on: %s", error)
         else:
-            log.error("reload refused, the old configuration serves on: %s", prepared.error)
+            log.info("reloaded %s", self.path)
         self._reloading = False
         orders, self._orders = self._orders, []
         for order, mark in orders:
-            self._answer("reload", order, mark, prepared.error or None)
+            self._answer("reload", order, mark, error or None)
         self.notifier.ready()
         if self._reload_again:
             self._reload_again = False
             self._begin_reload()
 
     def _switch(self, loaded: Loaded) -> None:
-        """Go over to a new configuration between two batches: what was taken is decided by the old one."""
+        """Go over to a new configuration between two batches: what was taken is decided by the old one.
+
+        Raises ConfigError where the new bank is too small for the vectors in use; the old one then serves on.
+        """
         while self.pipeline.due() is not None:
             self._absorb(self.pipeline.step())
         self._flush()
         old, old_prefix, old_filters = self._loaded, self.config.prefix, self._routes.filters()
-        streams = {
-            name: (stream.decided, self.pipeline.snapshot(name), stream.adaptation.versions)
-            for name, stream in self.pipeline.streams.items()
-        }
+        same = loaded.digest == old.digest
+        events = []
+        try:
+            for name, stream in self.pipeline.streams.items():
+                versions = stream.adaptation.versions
+                snapshot = self.pipeline.snapshot(name) if same else None
+                kept = (versions.state(), versions.to_rows()) if same else None
+                events += self._restore(loaded.pipeline, name, stream.decided, snapshot, kept)
+        except ConfigError:
+            loaded.pipeline.engine.close()  # not the one in use, in which everything has its row
+            raise
         self._loaded = loaded
         self._form = Form.of(self.pipeline.bundle.manifest)
         self._routes = intake.Routes(self.config)
         self._inbox.capacity = self.config.queue
-        same = loaded.digest == old.digest
         if not same:
             self._journal.adopt(loaded.digest)
             log.warning("another bundle: streams start anew, under their old window numbers")
-        for name, (decided, snapshot, versions) in streams.items():
-            if same:
-                self._restore(name, decided, snapshot, (versions.state(), versions.to_rows()))
-            else:
-                self._restore(name, decided, None, None)
+        self._say(events)
         if loaded.pipeline.engine is not old.pipeline.engine:
             old.pipeline.engine.close()
         before, now = old.config, self.config

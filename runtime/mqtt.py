@@ -36,6 +36,8 @@ log = logging.getLogger("trimtab.mqtt")
 
 OUTGOING = 256
 """Messages sent and not yet confirmed by the broker, at most; fewer where a broker of MQTT 5 asks for it."""
+ROOM = 8 * MAX_BYTES
+"""Bytes of payloads that may wait for the loop thread, however few messages they are."""
 READ = 65536
 """Bytes read from the socket at a time."""
 STEADY = 10.0
@@ -87,32 +89,42 @@ class Counts:
     dropped: int = 0
     """Messages of QoS 0 that found the inbox full; those of QoS 1 wait at the broker instead."""
     published: int = 0
-    connections: int = 0
 
 
 class Inbox:
     """Deliveries on their way from the network thread to the loop thread.
 
     Confirmations go another way (`post`), so that they need not wait behind deliveries. No lock is needed: one side
-    appends, the other takes. `wake` is called when there is something after there was nothing.
+    appends, the other takes, and each keeps a count of its own. `wake` is called when there is something after there
+    was nothing. `capacity`: messages that may wait; their payloads have ROOM.
     """
 
     def __init__(self, capacity: int, wake: Callable[[], None]) -> None:
         self.capacity = capacity
         self._wake = wake
         self._waiting: deque[Delivery] = deque()
+        self._came = 0  # bytes of all payloads that were ever appended
+        self._went = 0  # ... and taken
 
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def fill(self) -> float:
+        """How full it is; from 1 on nothing more should come."""
+        return max(len(self._waiting) / self.capacity, (self._came - self._went) / ROOM)
+
     def append(self, delivery: Delivery) -> None:
+        self._came += len(delivery.payload)
         self._waiting.append(delivery)
         if len(self._waiting) == 1:
             self._wake()
 
     def take(self) -> Delivery:
         """The oldest. Raises IndexError where there is none."""
-        return self._waiting.popleft()
+        delivery = self._waiting.popleft()
+        self._went += len(delivery.payload)
+        return delivery
 
 
 class Buffered(paho.Client):
@@ -276,6 +288,10 @@ class Link:
                 self._serve()
             except (OSError, ValueError) as error:  # ValueError: a certificate or host name that cannot be
                 self._reason = self._reason or why(error)
+            except Exception:
+                # A packet that paho trips over, say. Without this thread the box would be deaf until somebody looks.
+                log.exception("the connection is given up and made again")
+                self._reason = "an error within this client"
             self.connected.clear()
             if self._closing.is_set():
                 break
@@ -308,7 +324,7 @@ class Link:
             while self._turn(client):
                 # A full inbox is a reason to stop reading, and so in the end to stop the broker: receive maximum
                 # should, but Mosquitto 2.0.11 (Debian 12) lets every acknowledgement free that many messages more.
-                self._full = self._full and len(self._inbox) > self._inbox.capacity // 2
+                self._full = self._full and self._inbox.fill > 0.5
                 wanted = selectors.EVENT_WRITE if client.want_write() else 0
                 wanted |= 0 if self._full else selectors.EVENT_READ
                 if wanted != registered:
@@ -388,7 +404,6 @@ class Link:
         if code.is_failure:
             self._reason = f"the broker refuses: {code}; see mqtt.username and mqtt.password_file"
             return
-        self.counts.connections += 1
         self._unacknowledged.clear()  # their numbers mean nothing over this connection; they come again
         self._limit = min(OUTGOING, getattr(properties, "ReceiveMaximum", OUTGOING))
         if self._five:
@@ -444,7 +459,7 @@ class Link:
         )
         if message.qos:
             self._unacknowledged.append(delivery)
-        if len(self._inbox) >= self._inbox.capacity:
+        if self._inbox.fill >= 1:
             if not message.qos:
                 self.counts.dropped += 1
                 if self.counts.dropped & (self.counts.dropped - 1) == 0:

@@ -21,6 +21,7 @@ from trimtab.runtime.blocks import Block, Label
 from trimtab.runtime.bundle import Manifest
 from trimtab.runtime.config import Stream
 from trimtab.runtime.errors import PayloadError
+from trimtab.runtime.validation import shortened
 
 MAX_BYTES = 16 * 2**20
 """Longest payload that is decoded."""
@@ -134,7 +135,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(facts) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for i, key in enumerate(keys) if key in keys[:i])
-        raise PayloadError(f"the key {_short(twice)} is there twice; send it once")
+        raise PayloadError(f"the key {shortened(twice)} is there twice; send it once")
     return facts
 
 
@@ -252,7 +253,7 @@ def _array(values: object, shape: object, dtype: str) -> NDArray[np.float32]:
         sizes: list[int] = shape
         if prod(sizes) != array.size:
             raise PayloadError(
-                f"shape: {_short(sizes)} does not fit the {array.size} values of {dtype} in `values`; send another"
+                f"shape: {shortened(sizes)} does not fit the {array.size} values of {dtype} in `values`; send another"
             )
         return array.reshape(sizes)
     if not isinstance(values, list):
@@ -316,7 +317,7 @@ def _time(value: object, arrival: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PayloadError(f"time: is a {_kind(value)}; send Unix seconds of the last row")
     if not 0 <= value < LATEST:  # also refuses NaN, infinite values, and integers beyond float
-        raise PayloadError(f"time: {_short(value)} is no time in Unix seconds; send seconds, not milliseconds")
+        raise PayloadError(f"time: {shortened(value)} is no time in Unix seconds; send seconds, not milliseconds")
     return float(value)
 
 
@@ -324,7 +325,7 @@ def _sequence(value: object) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SEQUENCE:
-        raise PayloadError(f"sequence: {_short(value)} is no message number; send a whole number from 0")
+        raise PayloadError(f"sequence: {shortened(value)} is no message number; send a whole number from 0")
     return value
 
 
@@ -336,7 +337,7 @@ def _label(value: object) -> Label | None:
     try:
         return float(value)
     except OverflowError:
-        raise PayloadError(f"label: {_short(value)} is beyond any number; send a class name or a number") from None
+        raise PayloadError(f"label: {shortened(value)} is beyond any number; send a class name or a number") from None
 
 
 def _kind(value: object) -> str:
@@ -345,15 +346,7 @@ def _kind(value: object) -> str:
 
 
 def _shape(array: NDArray[Any]) -> str:
-    return _short(list(array.shape))
-
-
-def _short(value: object) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # Python refuses to print whole numbers beyond some thousand digits
-        text = "a huge number"
-    return text if len(text) < 40 else text[:37] + "..."
+    return shortened(list(array.shape))
 
 
 def _names(names: Mapping[Any, object]) -> str:

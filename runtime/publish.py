@@ -10,6 +10,7 @@ from paho.mqtt.enums import MQTTErrorCode
 
 from trimtab.runtime.blocks import Block
 from trimtab.runtime.bundle import Bundle
+from trimtab.runtime.clock import Pace
 from trimtab.runtime.config import Config, Mqtt, Stream
 from trimtab.runtime.errors import ConfigError
 from trimtab.runtime.payloads import encode
@@ -92,7 +93,7 @@ def publish_recording(recording: Recording, bundle: Bundle, config: Config, spee
     settings = config.streams[0]
     sent: dict[str, int] = {}
     names: dict[str, str] = {}
-    first: tuple[float, float] | None = None
+    pace = Pace(speed) if speed is not None else None
     with Publisher(config.mqtt) as publisher:
         for block in recording.blocks():
             topic = topic_of(block, settings)
@@ -101,11 +102,8 @@ def publish_recording(recording: Recording, bundle: Bundle, config: Config, spee
                     f"streams: topic {settings.topic!r} has no wildcard, but the recording has several streams; "
                     "put a + where the stream's name goes"
                 )
-            if speed is not None:
-                first = first or (block.time, time.monotonic())
-                wait = first[1] + (block.time - first[0]) / speed - time.monotonic()
-                if wait > 0:
-                    time.sleep(wait)
+            if pace is not None:
+                pace.wait_for(block.time)
             sequence = sent.get(topic, 0)
             publisher.publish(topic, message(block, settings, sequence))
             sent[topic] = sequence + 1

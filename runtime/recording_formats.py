@@ -26,11 +26,11 @@ from trimtab.runtime.recording_rows import (
     floats,
     is_number,
     listed,
-    short,
     text_of,
     time_of,
     times,
 )
+from trimtab.runtime.validation import shortened
 
 COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")
 """How files of gzip, zip, bzip2, xz and zstd begin."""
@@ -362,7 +362,7 @@ def _json_number(value: object, file: File, place: int, column: str) -> float:
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise file.error(place, column, f"{short(value)} is no number; give a number, or null for NaN")
+        raise file.error(place, column, f"{shortened(value)} is no number; give a number, or null for NaN")
     try:
         return float(value)
     except OverflowError:
@@ -373,7 +373,7 @@ def _json_label(value: object, file: File, place: int) -> Label | None:
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise file.error(place, "label", f"{short(value)} is no label; give a class name or a number")
+        raise file.error(place, "label", f"{shortened(value)} is no label; give a class name or a number")
     return value if isinstance(value, str) else float(value)
 
 

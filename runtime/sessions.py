@@ -230,7 +230,10 @@ class Engine:
         Nothing is bound. At most `CHUNK` samples are run in one call. Raises BundleError where the bundle has no
         probe graph.
         """
-        if self._probe is None:
+        graph = self._probe  # `close` may take it away while a try is under way
+        if graph is None and self._closed:
+            raise InferenceError("the engine is closed")
+        if graph is None:
             raise BundleError(
                 f"{self._bundle.path / 'manifest.yaml'}: graphs: there is no 'probe' graph, so nothing can be "
                 "adapted; export the bundle again"
@@ -244,7 +247,7 @@ class Engine:
         for start in range(0, count, CHUNK):
             part = slice(start, start + CHUNK)
             feed: dict[str, NDArray[Any]] = {name: value[part] for name, value in inputs.items()}
-            parts.append(self._probe({**feed, "slot": slot[part], "bank": rows}))
+            parts.append(graph({**feed, "slot": slot[part], "bank": rows}))
         if len(parts) == 1:
             return parts[0]
         return _merge([(slice(i * CHUNK, i * CHUNK + len(p.y)), p) for i, p in enumerate(parts)], count)
@@ -260,7 +263,8 @@ class Engine:
         return names
 
     def close(self) -> None:
-        """Let go of all sessions; a build under way ends without effect. Nothing may be called afterwards."""
+        """Let go of all sessions. A build or a probe under way ends without effect; of what is called afterwards, only
+        `probe` says so, with an InferenceError."""
         with self._lock:
             self._closed = True
             for vector in self._vectors.values():
@@ -509,4 +513,4 @@ def _merge(parts: Sequence[tuple[NDArray[np.intp] | slice, Outputs]], count: int
     return Outputs(y, joined("features"), joined("moments"))
 
 
-__all__ = ["CHUNK", "WORTH", "Engine", "Executor", "Graph", "Outputs"]
+__all__ = ["CHUNK", "WORTH", "Engine", "Graph", "Outputs"]

@@ -17,9 +17,10 @@ from trimtab.adapters.guard import CONFIRMED, ERROR, judge
 from trimtab.adapters.methods import Context, Declined, Method, Windows
 from trimtab.adapters.versions import Version
 from trimtab.runtime.bundle import Bundle
-from trimtab.runtime.config import Config
+from trimtab.runtime.config import Adaptation, Config
 from trimtab.runtime.errors import ConfigError, InferenceError
-from trimtab.runtime.sessions import Engine, Executor
+from trimtab.runtime.executors import Executor
+from trimtab.runtime.sessions import Engine
 
 RECALLED = 0.01
 """Accepted chance that an earlier version is better only by chance: there may be a dozen of them to choose from."""
@@ -51,6 +52,24 @@ class Job:
     attempt: Attempt = field(default_factory=lambda: Attempt(failure="it ended without an outcome"))
 
 
+def configured_methods(config: Adaptation) -> list[Method]:
+    """The methods to try, in order; none where the policy is off.
+
+    Raises ConfigError where an option is unknown, out of range, or of a method that is not among them.
+    """
+    for name in set(config.options) - set(config.methods):
+        raise ConfigError(
+            f"adaptation.options.{name}: no such method among adaptation.methods; add it there or drop this"
+        )
+    found: list[Method] = []
+    for name in config.methods:
+        try:
+            found.append(catalogue.build(name, config.options.get(name, {})))
+        except ValueError as error:
+            raise ConfigError(f"adaptation.options.{name}: {error}") from None
+    return found if config.policy != "off" else []
+
+
 class Plan:
     """What the streams of a pipeline share: the model as the methods see it, the methods, and the executor.
 
@@ -71,17 +90,7 @@ class Plan:
             len(manifest.outputs),
             engine.probe,
         )
-        self.methods: list[Method] = []
-        for name in set(self.config.options) - set(self.config.methods):
-            raise ConfigError(
-                f"adaptation.options.{name}: no such method among adaptation.methods; add it there or drop this"
-            )
-        if self.config.policy != "off":
-            for name in self.config.methods:
-                try:
-                    self.methods.append(catalogue.build(name, self.config.options.get(name, {})))
-                except ValueError as error:
-                    raise ConfigError(f"adaptation.options.{name}: {error}") from None
+        self.methods = configured_methods(self.config)
         # A stream is drifted no more when its signals are back among those of the source.
         self.settled = {
             name: float(np.quantile(values[np.isfinite(values)], 0.9))

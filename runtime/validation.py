@@ -89,6 +89,15 @@ def choice(given: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"use one of {listed(known)}"
 
 
+def shortened(value: object) -> str:
+    """A found value for a sentence, cut at 40 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to print whole numbers beyond some thousand digits
+        text = "a huge number"
+    return text if len(text) < 40 else text[:37] + "..."
+
+
 def listed(names: Sequence[object], most: int = 12) -> str:
     """Names for a sentence: the first ones, and how many there are where that is not all."""
     shown_names = ", ".join(str(n)[:40] for n in names[:most])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.catalogue import LONGEST, SHORTEST
+from trimtab.drift.catalogue import LONGEST, SHORTEST, build_monitor, names
+from trimtab.drift.monitor import Monitor
 from trimtab.drift.signals import departure, distance, divergence, entropy, whitening
 from trimtab.runtime.bundle import Bundle
 from trimtab.runtime.config import Drift, FalseAlarms
@@ -100,6 +101,29 @@ def false_alarm_run(drift: Drift, bundle: Bundle) -> float:
             f"{SHORTEST:g} to {longest:.1g} windows"
         )
     return observed
+
+
+def new_monitor(
+    bundle: Bundle, drift: Drift, signals: Iterable[str], reference: Mapping[str, NDArray[np.float64]]
+) -> Monitor:
+    """The detectors of one stream, of the signals that are watched (see `watched_signals`).
+
+    `reference`: what the bundle recorded of them. Raises ConfigError where the detector, one of its options or the
+    accepted false alarms cannot be.
+    """
+    every = false_alarm_run(drift, bundle)
+    try:
+        return build_monitor(
+            list(signals),
+            drift.detector,
+            every=every,
+            refractory=drift.refractory,
+            options=drift.options,
+            reference=reference,
+        )
+    except ValueError as error:
+        key = "options" if drift.detector in names() else "detector"
+        raise ConfigError(f"drift.{key}: {error}") from None
 
 
 def _windows(accepted: FalseAlarms, bundle: Bundle) -> float:

@@ -25,7 +25,7 @@ def command(
 ) -> None:
     """Send a command to a running daemon, and wait.
 
-    NAME is carried out by the daemon that serves CONFIG, wherever it runs: it is reached over the broker. The exit
+    It is carried out by the daemon that serves CONFIG, wherever that runs: it is reached over the broker. The exit
     status is 0 if it was done, 1 if the daemon refused, 2 if there was no answer.
     """
     if version is not None and name != "pin":

@@ -13,7 +13,7 @@ def test_builds_every_method_with_its_defaults() -> None:
 
 def test_options_reach_the_method() -> None:
     assert catalogue.build("norm_statistics", {"prior": 12}) == catalogue.build("norm_statistics", {"prior": 12.0})
-    assert catalogue.options("bias_vector") == {"prior": 64.0, "span": 256}
+    assert catalogue.options("bias_vector") == {"prior": 64.0, "caution": 4.0, "span": 256}
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,7 @@ def test_options_reach_the_method() -> None:
         ("bias_vector", {"prior": -1}, "0 or more"),
         ("bias_vector", {"prior": float("nan")}, "0 or more"),
         ("bias_vector", {"span": 0}, "at least 1"),
+        ("bias_vector", {"caution": -1}, "0 or more"),
         ("norm_statistics", {"passes": 1.5}, "give a whole number"),
         ("norm_statistics", {"passes": 0}, "at least 1"),
         ("norm_statistics", {"caution": -1}, "0 or more"),

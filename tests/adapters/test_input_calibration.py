@@ -84,6 +84,43 @@ def test_gain_and_offset_are_matched(regression: Context) -> None:
     np.testing.assert_allclose(np.abs(regression.layout.view(found.theta, "input.x.gain")), gain, rtol=0.15)
 
 
+def test_one_channel_at_fault_leaves_the_others_alone(regression: Context) -> None:
+    x = np.random.default_rng(7).standard_normal((512, 4)).astype(np.float32)
+    x[:, 1] -= 1.2
+    wiring = SimpleNamespace(signs=[], orders=[], gain=True)
+    sensor = SimpleNamespace(name="x", shape=[4], mean=[0.0] * 4, std=[1.0] * 4, calibration=wiring)
+    context = replace(regression, inputs=[sensor])
+    found = InputCalibration(span=1).propose(context, regression.source.theta, as_windows(x))
+    assert isinstance(found, Proposal)
+    offset = regression.layout.view(found.theta, "input.x.offset")
+    assert abs(offset[1] - 1.2) < 0.15
+    others = [0, 2, 3]
+    assert not offset[others].any()
+    assert regression.layout.view(found.theta, "input.x.gain")[others].tolist() == [1, 1, 1]
+
+
+def test_a_channel_that_stands_still_is_not_explained_by_a_mounting(watch: Context, served: Served) -> None:
+    x = served("right")[0][:256].copy()
+    x[:, 4] = 3.0
+    found = InputCalibration().propose(watch, watch.source.theta, as_windows(x))
+    assert isinstance(found, Declined)
+
+
+def test_a_large_net_is_tried_on_few_windows_first(watch: Context, served: Served) -> None:
+    probed = []
+
+    def counting(inputs, rows, slot):  # type: ignore[no-untyped-def]
+        probed.append(len(slot))
+        return watch.probe(inputs, rows, slot)
+
+    found = InputCalibration().propose(
+        replace(watch, probe=counting), watch.source.theta, as_windows(served("left")[0][:256])
+    )
+    assert isinstance(found, Proposal)
+    assert np.array_equal(found.theta, mirrored(watch))
+    assert sum(probed) <= 64 * 16 + 17 * 64 + 9 * 256 + 3 * 256
+
+
 def test_a_bundle_that_declares_nothing(watch: Context, served: Served) -> None:
     sensor = watch.inputs[0]
     plain = SimpleNamespace(name="x", shape=sensor.shape, mean=sensor.mean, std=sensor.std, calibration=None)

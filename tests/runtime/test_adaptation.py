@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 from collections.abc import Callable
 from typing import Any
 
@@ -269,7 +270,7 @@ def test_a_restart_goes_on_with_the_vector_in_use(tiny: Tiny, chosen: NDArray[np
     kept, versions = first.adaptation.snapshot(), first.adaptation.versions
     second = Stream(tiny)
     second.adaptation.versions.restore(json.loads(json.dumps(versions.state())), versions.to_rows())
-    second.adaptation.restore(json.loads(json.dumps(kept)))
+    assert second.adaptation.restore(json.loads(json.dumps(kept)), 0.0) == []
     assert second.adaptation.version == 1
     assert second.adaptation.state == "probation"
     x = tiny.x(3)
@@ -289,3 +290,85 @@ def test_evidence_of_a_version_is_that_of_what_was_accepted(tiny: Tiny, monkeypa
     stream.see(32)
     assert stream.adaptation.versions.current.method == "one"
     assert dict(stream.adaptation.versions.current.evidence) == {"gain": 2.0}
+
+
+def told(stream: Stream) -> tuple[str, int]:
+    """What the broker keeps of the stream: its last retained message."""
+    last = [e.payload for e in stream.events if e.topic == "state/s" and e.retain][-1]
+    return last["state"], last["version"]
+
+
+def test_what_the_broker_keeps_has_the_version_in_use(tiny: Tiny, chosen: NDArray[np.float32]) -> None:
+    stream = Stream(tiny)
+    stream.alarm()
+    stream.see(32)
+    assert told(stream) == ("probation", 1)
+    stream.events += stream.pipeline.command("pin", "s", 1).events
+    assert told(stream) == ("stable", 1)
+    stream.events += stream.pipeline.command("unpin", "s").events
+    stream.events += stream.pipeline.command("reset", "s").events
+    assert stream.states()[-2:] == ["stable", "stable"]
+    assert told(stream) == ("stable", 0)
+
+
+def test_a_try_that_a_restart_has_ended_is_told(tiny: Tiny) -> None:
+    first = Stream(tiny, Later())
+    first.alarm()
+    first.see(32)
+    assert told(first) == ("adapting", 0)
+    second = Stream(tiny)
+    second.events += second.adaptation.restore(json.loads(json.dumps(first.adaptation.snapshot())), 5.0)
+    assert told(second) == ("drifted", 0)
+
+
+def on_probation(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, chosen: NDArray[np.float32], executor: Any) -> Stream:
+    stream = Stream(tiny, executor)
+    stream.alarm()
+    stream.see(32)
+    executor.work()
+    stream.collect()
+    assert stream.adaptation.state == "probation"
+    monkeypatch.setattr("trimtab.runtime.adaptation.attempted", lambda *_: Attempt())
+    return stream
+
+
+def test_probation_does_not_end_before_somebody_had_time_to_judge(
+    tiny: Tiny, chosen: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(Later):
+        full = False
+
+        def submit(self, job: Job) -> None:
+            if self.full:
+                raise queue.Full
+            job()
+
+    executor = Full()
+    stream = on_probation(tiny, monkeypatch, chosen, executor)
+    executor.full = True
+    stream.see(200)
+    assert stream.adaptation.state == "probation"
+    executor.full = False
+    stream.see(200)
+    assert stream.adaptation.state in ("stable", "rolled_back")
+
+
+def test_a_roll_back_that_a_full_bank_forbids_is_tried_again(
+    tiny: Tiny, chosen: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Stream(tiny, sessions={"slots": 2})
+    earlier = stream.adaptation.versions.add(tiny.theta(4), "test", {}, 0.0)
+    stream.engine.bind("s", earlier.theta)
+    stream.alarm()
+    stream.see(32)
+    assert told(stream) == ("probation", 2)
+    monkeypatch.setattr("trimtab.runtime.adaptation.attempted", lambda *_: Attempt())
+    monkeypatch.setattr("trimtab.runtime.adaptation.judged", lambda *_: Attempt(worse=True))
+    stream.engine.bind("twin", chosen)  # so that its row does not become free
+    stream.engine.bind("another", tiny.theta(9))
+    stream.see(80)
+    assert told(stream) == ("probation", 2)
+    stream.engine.bind("another", None)
+    stream.see(400)
+    assert told(stream)[1] == 1
+    assert "rolled_back" in stream.states()

@@ -25,17 +25,6 @@ Start = Callable[..., Any]
 PATIENCE = ["--timeout", "20"]
 
 
-@pytest.fixture
-def config(broker: Any, tiny_bundle: Any, request: pytest.FixtureRequest) -> dict[str, Any]:
-    node = re.sub(r"\W", "-", request.node.name)
-    return {
-        "bundle": str(tiny_bundle.path),
-        "node": node,
-        "mqtt": {"host": "127.0.0.1", "port": broker.port, "reconnect_max": 0.2},
-        "streams": [{"topic": f"{node}/+"}],
-    }
-
-
 def written(config: dict[str, Any], folder: Path, **mqtt: Any) -> Path:
     path = folder / "other.yaml"
     path.write_text(yaml.safe_dump({**config, "mqtt": {**config["mqtt"], **mqtt}}))
@@ -72,12 +61,12 @@ def test_the_daemon_does_it_or_says_why_not(
     assert run("pin", "--stream", stream, "--version", "7") == (1, "", refused)
     older = written(config, tmp_path, version="3.1.1")
     status, _, error = run("pause", "--stream", "nobody", file=older)
-    assert (status, error) == (1, f"trimtab: {node}: pause nobody: no stream 'nobody'; there are ['{stream}']\n")
+    assert (status, error) == (1, f"trimtab: {node}: pause nobody: no stream 'nobody'; there are '{stream}'\n")
 
     audit = ["versions", str(process.file)]
     while_it_runs = CliRunner().invoke(cli, audit).output
-    # `reset` took version 0 into use anew, and `adapt` has the stream gather.
-    assert re.match(rf"{stream}: drifted, version 0 since \S+Z, pinned\n", while_it_runs)
+    # `pin` took version 0 into use anew, and ended what `adapt` had begun.
+    assert re.match(rf"{stream}: stable, version 0 since \S+Z, pinned\n", while_it_runs)
     process.kill()
     assert CliRunner().invoke(cli, audit).output == while_it_runs
 

@@ -109,6 +109,20 @@ class Terminal(io.StringIO):
         return True
 
 
+HEADING = "a watch moves (a broker on 127.0.0.1:1883)"
+
+
+@pytest.mark.parametrize(("columns", "heading"), [("100", HEADING), ("45", "a watch moves")])
+def test_the_heading_is_cut_where_its_brackets_begin(
+    monkeypatch: pytest.MonkeyPatch, columns: str, heading: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    screen = Terminal()
+    LiveView(screen, ["right"] * 10, HEADING).close()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", screen.getvalue())
+    assert text.splitlines()[0] == f"trimtab  {heading}"
+
+
 def test_the_live_view_draws_the_whole_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "90")
     screen = Terminal()

@@ -150,6 +150,16 @@ def test_config_check_says_the_same(
     file = config_file(tmp_path, tiny_bundle, sesions={"slots": 2})
     said = main(monkeypatch, capsys, "config", "check", file)
     assert said == f"trimtab: {file}: sesions: there is no such key; did you mean 'sessions'?\n"
+    for wrong, key in (
+        ({"drift": {"options": {"warmpu": 64}}}, "drift.options"),
+        ({"drift": {"detector": "sprit"}}, "drift.detector"),
+        ({"drift": {"false_alarms": {"every": 1e-9, "per": "windows"}}}, "drift.false_alarms.every"),
+        ({"adaptation": {"options": {"norm_statistics": {"prio": 1}}}}, "adaptation.options.norm_statistics"),
+    ):
+        file = config_file(tmp_path, tiny_bundle, **wrong)
+        said = main(monkeypatch, capsys, "config", "check", file)
+        assert said.startswith(f"trimtab: {file}: {key}: ")
+        assert said.count("\n") == 1
 
 
 # -- the daemon -------------------------------------------------------------------------------------------------------
