@@ -12,6 +12,13 @@ to 1 %.
 
 Given a recording of the normal signal, mean, deviation and autocorrelation are known beforehand; n then counts
 independent values (count divided by the recording's variance inflation). The stream's own values go on to move it.
+
+**A stream unlike the recording.** How far values hang together may be otherwise in a stream than in the recording: one
+class lasts longer, or a person has each class at a level of their own. That shows in the means of blocks of BLOCK
+values: r' = BLOCK E[mean^2] estimates the stream's own variance inflation (batch means, Conway 1963), beginning at the
+recording's with the weight of BLOCKS. By how much r' surely goes beyond the recording's, `excess`, thresholds are to be
+raised: a CUSUM's run length depends on its threshold over the variance of its sums. A drift worth an alarm raises it
+within a block or two, before it can count there.
 """
 
 from __future__ import annotations
@@ -32,8 +39,20 @@ PRIOR = 8.0
 """Independent values that the reference's mean and deviation weigh as much as, beside those of the stream: a stream
 differs from the recording (another person, another place), and is worth more than it after a few minutes."""
 
+CLIP = 3.0
+"""Deviations at which a value is clipped in a block's mean."""
+
 HUGE = 1e150
 """Values beyond this are skipped: their square is not a number."""
+
+BLOCK = 32
+"""Values in a block by which a stream's own variance inflation is measured."""
+
+BLOCKS = 4.0
+"""Blocks that the recording's variance inflation weighs as much as, beside those of the stream."""
+
+MOST_BLOCKS = 64.0
+"""Blocks remembered; older ones fade."""
 
 FLAT = 1e-9
 """The least deviation, as a share of the mean: below it there is nothing but rounding."""
@@ -59,6 +78,8 @@ class Baseline:
         """The reference, standardised `[n]`."""
         self.correlation = 1.0
         """Variance inflation of the reference; 1 without one."""
+        self.excess = 1.0
+        """Surely at least so many times the reference's variance inflation is the stream's own; 1 without one."""
         self._weight = 0.0
         if reference is not None:
             mean, deviation = _winsorised(reference)
@@ -72,6 +93,9 @@ class Baseline:
 
     def reset(self) -> None:
         """Forget everything; with a reference, its mean and deviation hold again."""
+        self.excess = 1.0
+        self._blocks = BLOCKS
+        self._block_squares = BLOCKS * self.correlation / BLOCK
         self._start(*(self.known or (0.0, 0.0)), learnt=self.known is not None)
 
     def relearn(self) -> None:
@@ -84,6 +108,8 @@ class Baseline:
         self._var_count = self._weight  # degrees of freedom
         self._squares = deviation * deviation * self._var_count
         self._learning: list[float] | None = None if learnt else []
+        self._block = 0.0
+        self._block_left = BLOCK
 
     def take(self, value: float) -> float | None:
         """z of a value by those before it, which the value then joins; None where it is skipped or still learnt from.
@@ -104,11 +130,12 @@ class Baseline:
         smallest = FLAT * abs(mean) + 1e-300
         if scale < smallest:
             scale = smallest
-        freedom = var_count / self.correlation
+        correlation = self.correlation * self.excess
+        freedom = var_count / correlation
         if freedom < 1.0:
             freedom = 1.0
         deviation = value - mean
-        t = deviation / (scale * math.sqrt(1.0 + self.correlation / mean_count))
+        t = deviation / (scale * math.sqrt(1.0 + correlation / mean_count))
         square = t * t
         if square > 1e300:
             square = 1e300
@@ -120,7 +147,25 @@ class Baseline:
         elif joining < -limit:
             joining = -limit
         self._join(joining)
-        return z if deviation >= 0 else -z
+        if deviation < 0:
+            z = -z
+        if self.known is not None:
+            self._block += CLIP if z > CLIP else -CLIP if z < -CLIP else z
+            self._block_left -= 1
+            if self._block_left == 0:
+                self._close_block()
+        return z
+
+    def _close_block(self) -> None:
+        """Learn from a block's mean how far the stream's values hang together."""
+        blocks = self._blocks + 1.0
+        self._block_squares += (self._block / BLOCK) ** 2
+        self._blocks = min(blocks, MOST_BLOCKS)
+        self._block_squares *= self._blocks / blocks
+        self._block, self._block_left = 0.0, BLOCK
+        own = BLOCK * self._block_squares / self._blocks
+        # Less one deviation of the estimate, which is that of a mean of so many chi-squared values.
+        self.excess = max(1.0, own / self.correlation / (1.0 + math.sqrt(2.0 / self._blocks)))
 
     def _join(self, deviation: float) -> None:
         """Welford's update by a value that lies `deviation` from the mean; beyond `memory`, old values fade."""
@@ -161,6 +206,11 @@ class Baseline:
             "squares": self._squares,
             "var_count": self._var_count,
             "learning": None if self._learning is None else list(self._learning),
+            "block": self._block,
+            "block_left": self._block_left,
+            "block_squares": self._block_squares,
+            "blocks": self._blocks,
+            "excess": self.excess,
         }
 
     def restore(self, state: State) -> None:
@@ -170,6 +220,11 @@ class Baseline:
         self._squares = float(state["squares"])
         self._var_count = float(state["var_count"])
         self._learning = None if state["learning"] is None else [float(v) for v in state["learning"]]
+        self._block = float(state["block"])
+        self._block_left = int(state["block_left"])
+        self._block_squares = float(state["block_squares"])
+        self._blocks = float(state["blocks"])
+        self.excess = float(state["excess"])
 
 
 def _winsorised(values: NDArray[np.float64]) -> tuple[float, float]:

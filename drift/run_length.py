@@ -18,9 +18,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import quad
-from scipy.special import ndtr, ndtri
-from scipy.stats import poisson
+from scipy.special import gammaln, ndtr, ndtri, pdtrik  # not scipy.stats, which takes a second to import
 
 LONGEST = 1e10
 """Longest average run length that double precision solves for."""
@@ -115,6 +113,8 @@ def glr_run_length(window: int, h: float) -> float:
     from b / sqrt(window) to b (Siegmund and Venkatraman 1995, theorem 1; for a window Lai 1995, section 3).
     """
     b = math.sqrt(2 * h)
+    from scipy.integrate import quad  # half a second, for this detector alone
+
     area = quad(lambda x: x * overshoot(x) ** 2, b / math.sqrt(window), b)[0]
     return math.sqrt(2 * math.pi) * math.exp(h) / (b * float(area))
 
@@ -250,10 +250,10 @@ def poisson_run_length(mean: float, ratio: float, h: float) -> float:
 
     Alarm at `h`, started at 0; `ratio` below 1 watches for a fall. Counts rarer than 1e-14 are left out.
     """
-    lowest, highest = poisson.ppf([1e-14, 1 - 1e-14], mean)
+    lowest, highest = np.ceil(np.nan_to_num(pdtrik([1e-14, 1 - 1e-14], mean)))
     counts = np.arange(max(lowest, 0.0), highest + 1)
     steps = counts * math.log(ratio) - mean * (ratio - 1)
-    return _lattice_run_length(steps, np.asarray(poisson.pmf(counts, mean)), h, 128)
+    return _lattice_run_length(steps, np.exp(counts * math.log(mean) - mean - gammaln(counts + 1.0)), h, 128)
 
 
 @lru_cache(maxsize=256)

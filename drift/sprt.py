@@ -12,7 +12,8 @@ N(0, 1) under no change: trimtab.drift.baseline, for this and for what else is s
 thresholds come from a bootstrap of it (trimtab.drift.reference). n then counts independent values (count divided by
 the recording's variance inflation r), and a second shift of 1.25 sqrt(r) sigmas, at most 6, is watched for: where a
 change of class moves the level by a sigma for half a minute, one sigma is no drift, and what is beyond the usual
-levels should count at once. The stream's own values go on to move the baseline. Without a reference, values are taken
+levels should count at once. The stream's own values go on to move the baseline, and to raise thresholds where they
+hang together more than the recording's. Without a reference, values are taken
 to be independent and thresholds are exact for Gaussian ones.
 
 The accepted rate is split over the two directions evenly, and over shifts in proportion to their size: what a rarer
@@ -92,7 +93,7 @@ class Sprt:
             return self._unchanged()
         alarm = False
         best, nearest = -1.0, 0
-        sums = self._sums
+        sums, excess = self._sums, self._baseline.excess
         for i, (sign, d, bound, height) in enumerate(self._charts):
             score = sign * z
             if score > bound:
@@ -100,6 +101,7 @@ class Sprt:
             elif score < -bound:
                 score = -bound
             total = sums[i] + d * (score - 0.5 * d)
+            height *= excess
             if total > 0:
                 sums[i] = total
                 self._lengths[i] += 1
@@ -114,7 +116,7 @@ class Sprt:
                 if best < 0:
                     best, nearest = 0.0, i
         onset = self._lengths[nearest] - 1 if alarm else None
-        finding = Finding(alarm, sums[nearest], self._charts[nearest][3], onset)
+        finding = Finding(alarm, sums[nearest], self._charts[nearest][3] * excess, onset)
         if alarm:
             self._baseline.relearn()
             self._clear()
@@ -123,13 +125,13 @@ class Sprt:
     def _unchanged(self) -> Finding:
         """Of the chart that stands nearest to its threshold, where no value was taken."""
         i = max(range(len(self._sums)), key=lambda j: self._sums[j] / self._charts[j][3])
-        return Finding(False, self._sums[i], self._charts[i][3], None)
+        return Finding(False, self._sums[i], self._charts[i][3] * self._baseline.excess, None)
 
     def state(self) -> State:
         """All of the memory; calibration follows from the options and the reference, and is not in it."""
         return {
             "detector": self.name,
-            "version": 1,
+            "version": 2,
             **self._baseline.state(),
             "sums": list(self._sums),
             "lengths": list(self._lengths),
@@ -137,7 +139,7 @@ class Sprt:
 
     def restore(self, state: State) -> None:
         """Continue exactly from `state`. Raises ValueError where it is of another detector, version or shifts."""
-        if state.get("detector") != self.name or state.get("version") != 1 or len(state["sums"]) != len(self._charts):
+        if state.get("detector") != self.name or state.get("version") != 2 or len(state["sums"]) != len(self._charts):
             raise ValueError(f"this state is not of {self.name} with these options; reset the detector")
         self._baseline.restore(state)
         self._sums = [float(v) for v in state["sums"]]

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from trimtab.drift.baseline import Baseline
 from trimtab.drift.detector import Finding, State
-from trimtab.drift.reference import MARGIN, resample
+from trimtab.drift.reference import MARGIN, block_length, resample, smoothing
 
 CLIP = 4.0
 """Deviations at which z is clipped."""
@@ -102,12 +102,13 @@ class Standardised:
         unknown = self._spread and self._baseline.flat
         z = self._baseline.take(value)
         if z is None or (unknown and -1 < z < 1):
-            return Finding(False, self._statistic, self._height, None)
+            return Finding(False, self._statistic, self._height * self._baseline.excess, None)
         statistic = self._chart.step(CLIP if z > CLIP else -CLIP if z < -CLIP else z)
-        if statistic < self._height:
+        height = self._height * self._baseline.excess
+        if statistic < height:
             self._statistic = statistic
-            return Finding(False, statistic, self._height, None)
-        finding = Finding(True, statistic, self._height, self._chart.onset())
+            return Finding(False, statistic, height, None)
+        finding = Finding(True, statistic, height, self._chart.onset())
         self._baseline.relearn()
         self._clear()
         return finding
@@ -116,7 +117,7 @@ class Standardised:
         """All of the memory; calibration follows from the options and the reference, and is not in it."""
         return {
             "detector": self.name,
-            "version": 1,
+            "version": 2,
             "statistic": self._statistic,
             "baseline": self._baseline.state(),
             "chart": self._chart.state(),
@@ -124,7 +125,7 @@ class Standardised:
 
     def restore(self, state: State) -> None:
         """Continue exactly from `state`. Raises ValueError where it is of another detector, version or options."""
-        if state.get("detector") != self.name or state.get("version") != 1:
+        if state.get("detector") != self.name or state.get("version") != 2:
             raise ValueError(f"this state is not of {self.name}; reset the detector")
         self._chart.restore(state["chart"])
         self._baseline.restore(state["baseline"])
@@ -136,9 +137,9 @@ def replayed(make: Callable[..., Chart], options: tuple[Any, ...], z: bytes, cor
     """The threshold at which a chart alarms once in MARGIN x `every` values like `z` (float64 as bytes)."""
     apart = MARGIN * every
     length = int(min(max(2 * apart, 64), LENGTH))
-    block = 16 + math.ceil(2 * correlation)
+    block = block_length(correlation)
     recorded = np.frombuffer(z)
-    spread = 1.06 * math.sqrt(correlation / block) * max(recorded.size / block, 1.0) ** -0.2
+    spread = smoothing(recorded.size, block, correlation)
     streams = resample(recorded, block, STREAMS, length, np.random.default_rng(0), spread)
     highest = []
     chart = make(*options)

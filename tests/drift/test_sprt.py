@@ -150,3 +150,34 @@ def test_with_a_reference_it_needs_no_warmup() -> None:
 def test_wrong_options_are_refused(options: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         Sprt(every=1000, **options)  # type: ignore[arg-type]
+
+
+def test_thresholds_rise_where_a_stream_hangs_together_more_than_its_recording() -> None:
+    """Each run of 40 values has a level of its own in the stream, which the recording knows nothing of."""
+    rng = np.random.default_rng(0)
+    raised, plain, values = 0, 0, 0
+    for _ in range(5):
+        recording = rng.standard_normal(2000)
+        detector = Sprt(every=20000, reference=recording)
+        first = detector.update(0.0).threshold
+        stream = np.repeat(0.7 * rng.standard_normal(100), 40) + 0.7 * rng.standard_normal(4000)
+        raised += sum(detector.update(v).alarm for v in stream.tolist())
+        assert detector.update(0.0).threshold > 3 * first
+        other = Sprt(every=20000, reference=recording)
+        plain += sum(other.update(v).alarm for v in rng.standard_normal(4000).tolist())
+        assert other.update(0.0).threshold < 1.3 * first
+        values += 4000
+    assert plain <= 3
+    assert raised <= 30  # without that, 136
+
+
+def test_a_drift_does_not_raise_its_own_threshold_first() -> None:
+    rng = np.random.default_rng(1)
+    delays = []
+    for _ in range(20):
+        detector = Sprt(every=20000, reference=rng.standard_normal(2000))
+        for value in rng.standard_normal(500).tolist():
+            detector.update(value)
+        after = (rng.standard_normal(300) + 1.0).tolist()
+        delays.append(next((i for i, value in enumerate(after) if detector.update(value).alarm), 300))
+    assert np.median(delays) < 40
