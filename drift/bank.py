@@ -69,7 +69,8 @@ class Bank:
         self._memory = float(memory)
         self._sizes = sizes
         # One chart a shift and direction: upwards in even rows of the sums, downwards in odd ones.
-        heights = [max(d * threshold(d / 2, apart), 1e-9) for d, apart in zip(sizes, shares(sizes, every), strict=True)]
+        apart = shares(sizes, every)
+        heights = [max(d * threshold(d / 2, e, bound(d)), 1e-9) for d, e in zip(sizes, apart, strict=True)]
         self._heights = np.repeat(heights, 2)
         self._given: tuple[Array, Array] | None = None
         if baseline is not None:
