@@ -69,7 +69,8 @@ class Bank:
         self._memory = float(memory)
         self._sizes = sizes
         # One chart a shift and direction: upwards in even rows of the sums, downwards in odd ones.
-        heights = [max(d * threshold(d / 2, apart), 1e-9) for d, apart in zip(sizes, shares(sizes, every), strict=True)]
+        apart = shares(sizes, every)
+        heights = [max(d * threshold(d / 2, e, bound(d)), 1e-9) for d, e in zip(sizes, apart, strict=True)]
         self._heights = np.repeat(heights, 2)
         self._given: tuple[Array, Array] | None = None
         if baseline is not None:
@@ -78,7 +79,7 @@ class Bank:
                 raise ValueError("the baseline must hold finite means and deviations above 0")
             self._given = (mean, deviation)
         self._sums = np.zeros((2 * len(sizes), streams))
-        self._lengths = np.zeros((2 * len(sizes), streams), np.int64)
+        self._lengths = np.zeros((2 * len(sizes), streams), np.int32)
         # Mean, sum of squared deviations and degrees of freedom; mean and deviation where they are given.
         self._mean, self._squares, self._freedom = np.zeros(streams), np.zeros(streams), np.ones(streams)
         # Values learnt so far; as many as `warmup` once the baseline stands, and whether all of them do.
@@ -116,20 +117,31 @@ class Bank:
             found = self._test(x, [getattr(self, name) for name in MOVING])
         else:
             self._learn(x, np.flatnonzero(taken & (self._learnt < self._warmup)))
-            places = np.flatnonzero(tested)
-            parts = [getattr(self, name)[..., places] for name in MOVING]
-            found = np.zeros(self._streams, bool)
-            found[places] = self._test(x[places], parts)
-            for name, part in zip(MOVING, parts, strict=True):
-                getattr(self, name)[..., places] = part
+            found = self._test_but(np.flatnonzero(~tested), x)
         return self._findings(found)
+
+    def _test_but(self, rest: NDArray[np.int64], x: Array) -> NDArray[np.bool_]:
+        """`_test` of all streams but `rest`, often few: they are given nothing new, and put back as they were."""
+        moving = [getattr(self, name) for name in MOVING]
+        kept = [values[..., rest] for values in moving]
+        x = x.copy()
+        x[rest] = self._mean[rest]
+        self._squares[rest] = np.inf  # Not the least, for which `_standardise` looks.
+        found = self._test(x, moving)
+        found[rest] = False
+        for values, part in zip(moving, kept, strict=True):
+            values[..., rest] = part
+        return found
 
     def _findings(self, alarm: NDArray[np.bool_]) -> Findings:
         """Of the charts that stand nearest to their thresholds; streams with an alarm start anew."""
         heights = self._heights
         onset = np.full(self._streams, -1)
         if len(set(heights.tolist())) == 1:
-            statistic, limit = reduce(np.maximum, self._sums[1:], self._sums[0]), np.full(self._streams, heights[0])
+            statistic, limit = (
+                reduce(np.maximum, self._sums[1:], self._sums[0]),
+                np.broadcast_to(heights[0], (self._streams,)),
+            )
         else:
             nearest = (self._sums / heights[:, None]).argmax(axis=0)
             statistic, limit = self._sums[nearest, np.arange(self._streams)], heights[nearest]
@@ -148,7 +160,8 @@ class Bank:
         for i, d in enumerate(self._sizes):
             most = bound(d)
             gain = np.clip(z, -most, most)
-            gain *= d
+            if d != 1:
+                gain *= d
             for row, change in ((2 * i, np.add), (2 * i + 1, np.subtract)):
                 total, length = sums[row], lengths[row]
                 change(total, gain, out=total)
@@ -156,51 +169,63 @@ class Bank:
                 np.maximum(total, 0.0, out=total)
                 length += 1
                 length *= total > 0
-                found |= total >= self._heights[row]
+                if total.max() >= self._heights[row]:
+                    found |= total >= self._heights[row]
         return found
 
     def _standardise(self, x: Array, mean: Array, squares: Array, freedom: Array) -> Array:
         """z of each value by its stream's baseline so far, which it then joins (trimtab.drift.baseline), in place.
 
-        It is the bank's whole time: few passes, in place, and squares instead of roots.
+        It is the bank's whole time: few passes, in place, and squares instead of roots. Least and greatest values
+        tell at once that no stream needs what few do.
         """
-        count = np.minimum(freedom + 1.0, self._memory)  # Of values in the mean.
-        variance = squares / freedom
-        least = FLAT * mean
-        least *= least
-        least += 1e-300
-        np.maximum(variance, least, out=variance)
+        most = freedom.max()
+        inverse = freedom + 1.0
+        if most + 1.0 > self._memory:
+            np.minimum(inverse, self._memory, out=inverse)
+        inverse += 1.0
+        np.divide(1.0, inverse, out=inverse)  # 1 over the values in the mean, with this one.
+        level = max(mean.max(), -mean.min())
+        least = FLAT * level
+        if squares.min() <= (least * least + 1e-300) * most:
+            floor = FLAT * mean
+            floor *= floor
+            floor += 1e-300
+            floor *= freedom
+            np.maximum(squares, floor, out=floor)
+        else:
+            floor = squares
         deviation = x - mean
         square = deviation * deviation
         with np.errstate(over="ignore"):
-            square /= variance  # Infinite where a constant stream jumps: z is clipped all the same.
-        wild = np.flatnonzero(square > WINSOR * WINSOR)
-        step = deviation.copy() if wild.size else deviation
-        if wild.size:
-            step[wild] = np.copysign(WINSOR * np.sqrt(variance[wild]), deviation[wild])
-        joined = count + 1.0
-        # ln(1 + t^2 / freedom), t^2 = square x count / (count + 1).
-        count /= joined
-        count /= freedom
-        square *= count
+            square /= floor  # Infinite where a constant stream jumps: z is clipped all the same.
+            passing = square * freedom  # t^2, but for the error of the mean.
+        step = deviation
+        if passing.max() > WINSOR * WINSOR:
+            wild = np.flatnonzero(passing > WINSOR * WINSOR)
+            step = deviation.copy()
+            step[wild] = np.copysign(WINSOR * np.sqrt(floor[wild] / freedom[wild]), deviation[wild])
+        # freedom ln(1 + t^2 / freedom), t^2 = square x freedom x count / (count + 1).
+        np.subtract(1.0, inverse, out=passing)
+        square *= passing
         z = np.log1p(square, out=square)
         z *= freedom
         np.sqrt(z, out=z)
         # (8 f + 1) / (8 f + 3) = 1 - 1 / (4 f + 3/2).
-        np.multiply(freedom, -4.0, out=count)
-        count -= 1.5
-        np.divide(1.0, count, out=count)
-        count += 1.0
-        z *= count
+        np.multiply(freedom, -4.0, out=passing)
+        passing -= 1.5
+        np.divide(1.0, passing, out=passing)
+        passing += 1.0
+        z *= passing
         np.copysign(z, deviation, out=z)
-        np.divide(step, joined, out=joined)
-        mean += joined
-        np.subtract(step, joined, out=joined)
-        joined *= step
-        squares += joined
+        np.multiply(step, inverse, out=inverse)
+        mean += inverse
+        np.subtract(step, inverse, out=inverse)
+        inverse *= step
+        squares += inverse
         freedom += 1.0
-        old = np.flatnonzero(freedom > self._memory)
-        if old.size:
+        if most + 1.0 > self._memory:
+            old = np.flatnonzero(freedom > self._memory)
             squares[old] *= self._memory / freedom[old]
             freedom[old] = self._memory
         return z

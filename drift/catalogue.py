@@ -61,6 +61,7 @@ _WINDOWS = {
     "clock": Option(int, 10, 1, 1000, "values between two tests"),
 }
 _BOOTSTRAP = "bootstrap of the reference window for independent values, in blocks of a recording where there is one"
+_UNIFORM = "simulation, for independent values of any continuous distribution; by bootstrap of a recording in blocks"
 
 CATALOGUE: dict[str, Entry] = {
     "sprt": Entry(
@@ -192,14 +193,14 @@ CATALOGUE: dict[str, Entry] = {
         "trimtab.drift.ks:ks",
         "any change of the distribution, by the greatest difference",
         _WINDOWS,
-        _BOOTSTRAP,
+        _UNIFORM,
         "Kolmogorov 1933; Smirnov 1939",
     ),
     "cramer_von_mises": Entry(
         "trimtab.drift.cramer_von_mises:cramer_von_mises",
         "any change of the distribution, by the mean square difference",
         _WINDOWS,
-        _BOOTSTRAP,
+        _UNIFORM,
         "Anderson 1962",
     ),
     "wasserstein": Entry(
@@ -213,7 +214,7 @@ CATALOGUE: dict[str, Entry] = {
         "trimtab.drift.psi:psi",
         "any change of the distribution, by a histogram",
         _WINDOWS,
-        _BOOTSTRAP,
+        _UNIFORM,
         "Siddiqi 2006",
     ),
     "mmd": Entry(

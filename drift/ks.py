@@ -5,25 +5,23 @@ max |F - G| over all values (Kolmogorov 1933; Smirnov 1939). It sees any change,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.windowed import Windowed
+from trimtab.drift.windowed import To, Windowed
 
 Array = NDArray[np.float64]
 
 
-def distance(reference: Array) -> Callable[[Array], float]:
-    def to(window: Array) -> float:
-        n = window.size
-        above = np.searchsorted(reference, window, side="right") / reference.size
-        below = np.searchsorted(reference, window, side="left") / reference.size
-        # Just before and at each value of the window: F is monotone, so that the maximum is at one of them.
-        before = np.searchsorted(window, window, side="left") / n
-        upto = np.searchsorted(window, window, side="right") / n
-        return float(max((upto - above).max(), (below - before).max()))
+def distance(reference: Array) -> To:
+    def to(windows: Array) -> Array:
+        n = windows.shape[1]
+        above = np.searchsorted(reference, windows, side="right") / reference.size
+        below = np.searchsorted(reference, windows, side="left") / reference.size
+        # Just before and at each value of the window: F is monotone, so that the maximum is at one of them. Of equal
+        # values the first is the farthest from what is before, and the last from what is up to them.
+        rank = np.arange(n) / n
+        return np.asarray(np.maximum((rank + 1 / n - above).max(axis=1), (below - rank).max(axis=1)))
 
     return to
 
@@ -40,4 +38,14 @@ def ks(
 
     See trimtab.drift.windowed for the threshold. Raises ValueError where an option is out of range.
     """
-    return Windowed("ks", distance, every=every, size=size, recent=recent, clock=clock, reference=reference)
+    return Windowed(
+        "ks",
+        distance,
+        free=True,
+        power=2,
+        every=every,
+        size=size,
+        recent=recent,
+        clock=clock,
+        reference=reference,
+    )

@@ -7,19 +7,17 @@ The difference is fitted directly, as a sum of Gaussians around CENTRES quantile
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.windowed import Windowed, width
+from trimtab.drift.windowed import To, Windowed, width
 
 Array = NDArray[np.float64]
 
 CENTRES, WIDTH, RIDGE = 20, 0.5, 0.1
 
 
-def distance(reference: Array) -> Callable[[Array], float]:
+def distance(reference: Array) -> To:
     scale = width(reference)
     middle = float(np.median(reference))
     centres = (np.quantile(reference, (np.arange(CENTRES) + 0.5) / CENTRES) - middle) / scale
@@ -28,13 +26,16 @@ def distance(reference: Array) -> Callable[[Array], float]:
     form = 2 * solve - solve @ overlap @ solve
 
     def features(values: Array) -> Array:
-        return np.asarray(np.exp(-(((values[:, None] - middle) / scale - centres) ** 2) / (2 * WIDTH**2)).mean(axis=0))
+        apart = ((values - middle) / scale)[..., None] - centres
+        apart *= apart
+        apart *= -0.5 / WIDTH**2
+        return np.asarray(np.exp(apart, out=apart).mean(axis=-2))
 
     expected = features(reference)
 
-    def to(window: Array) -> float:
-        h = features(window) - expected
-        return max(float(h @ form @ h), 0.0)
+    def to(windows: Array) -> Array:
+        h = features(windows) - expected
+        return np.asarray(np.maximum(np.einsum("ci,ij,cj->c", h, form, h), 0.0))
 
     return to
 
@@ -51,4 +52,14 @@ def lsdd(
 
     See trimtab.drift.windowed for the threshold. Raises ValueError where an option is out of range.
     """
-    return Windowed("lsdd", distance, every=every, size=size, recent=recent, clock=clock, reference=reference)
+    return Windowed(
+        "lsdd",
+        distance,
+        free=False,
+        power=1,
+        every=every,
+        size=size,
+        recent=recent,
+        clock=clock,
+        reference=reference,
+    )

@@ -6,30 +6,30 @@ with half a value added to each bin, so that an empty one counts for what it is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.windowed import Windowed
+from trimtab.drift.windowed import To, Windowed
 
 Array = NDArray[np.float64]
 
 BINS = 10
 
 
-def distance(reference: Array) -> Callable[[Array], float]:
+def distance(reference: Array) -> To:
     edges = np.quantile(reference, np.arange(1, BINS) / BINS)
 
     def shares(values: Array) -> Array:
-        below = np.concatenate(([0], np.searchsorted(values, edges), [values.size]))
-        return np.asarray((np.diff(below) + 0.5) / (values.size + 0.5 * BINS))
+        rows, n = values.shape
+        place = np.searchsorted(edges, values, side="right") + BINS * np.arange(rows)[:, None]
+        counts = np.bincount(place.ravel(), minlength=rows * BINS).reshape(rows, BINS)
+        return np.asarray((counts + 0.5) / (n + 0.5 * BINS))
 
-    expected = shares(reference)
+    expected = shares(reference[None])
 
-    def to(window: Array) -> float:
-        found = shares(window)
-        return float((found - expected) @ np.log(found / expected))
+    def to(windows: Array) -> Array:
+        found = shares(windows)
+        return np.asarray(((found - expected) * np.log(found / expected)).sum(axis=1))
 
     return to
 
@@ -46,4 +46,14 @@ def psi(
 
     See trimtab.drift.windowed for the threshold. Raises ValueError where an option is out of range.
     """
-    return Windowed("psi", distance, every=every, size=size, recent=recent, clock=clock, reference=reference)
+    return Windowed(
+        "psi",
+        distance,
+        free=True,
+        power=1,
+        every=every,
+        size=size,
+        recent=recent,
+        clock=clock,
+        reference=reference,
+    )

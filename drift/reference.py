@@ -172,6 +172,6 @@ def thresholds(
         for side, sign in enumerate((1.0, -1.0)):
             (found,) = excursions(np.clip(sign * streams, -bound, bound), np.array([allowance]))
             rare = MARGIN * apart
-            least = threshold(float(allowance), min(rare, LONGEST))
+            least = threshold(float(allowance), min(rare, LONGEST), float(bound))
             result[row, side] = max(height(found, streams.size, rare), least)
     return result

@@ -23,6 +23,12 @@ from scipy.special import gammaln, ndtr, ndtri, pdtrik  # not scipy.stats, which
 LONGEST = 1e10
 """Longest average run length that double precision solves for."""
 
+HIGH = 30.0
+"""Highest threshold that a chain of 240 cells is fine enough for, in deviations."""
+
+FAR = 7.0
+"""Deviations beyond which there are no values."""
+
 
 def wald_boundaries(alpha: float, beta: float) -> tuple[float, float]:
     """Wald's boundaries (ln B, ln A) of a log-likelihood ratio for error rates `alpha` (false alarm) and `beta` (miss).
@@ -60,10 +66,46 @@ def run_length(k: float, h: float) -> float:
     return float(np.linalg.solve(np.eye(y.size) - kernel, np.ones(y.size))[0])
 
 
+def clipped_run_length(k: float, h: float, clip: float) -> float:
+    """`run_length` of values that are pulled in to +-`clip`, which is above k: 9 % longer at k = 0.5, clip = 3, 10^4.
+
+    A Markov chain (`chain_run_length`) up to h = HIGH, and beyond Siegmund's form (exp(t b) - t b - 1) / (t k) with
+    b = h + r: t is the root of E exp(t (z - k)) = 1 that is not 0 (2 k without a clip), and r makes it true at HIGH.
+    """
+
+    def distribution(step: NDArray[np.float64]) -> NDArray[np.float64]:
+        z = step + k
+        return np.where(z < -clip, 0.0, np.where(z < clip, ndtr(z), 1.0))
+
+    if h <= HIGH:
+        return chain_run_length(distribution, h)
+
+    from scipy.optimize import brentq  # a quarter of a second, for the rarest alarms alone
+
+    def cumulant(t: float) -> float:
+        inside = math.exp(0.5 * t * t) * float(ndtr(clip - t) - ndtr(-clip - t))
+        return math.log(inside + 2 * float(ndtr(-clip)) * math.cosh(t * clip)) - t * k
+
+    t = float(brentq(cumulant, 1.9 * k, 4 * k + 1.0))
+
+    def form(b: float) -> float:
+        return (math.expm1(t * b) - t * b) / (t * k)
+
+    known = chain_run_length(distribution, HIGH)
+    b = float(brentq(lambda b: math.log(form(b) / known), 0.1 * HIGH, 2 * HIGH))
+    return form(b + h - HIGH)
+
+
 @lru_cache(maxsize=256)
-def threshold(k: float, every: float) -> float:
-    """The threshold h at which a one-sided CUSUM of N(0, 1) values has ARL `every` (at least 2, at most LONGEST)."""
-    return solved(lambda h: run_length(k, h), every, wald_boundaries(1.0 / every, 0.0)[1] / (2 * k), 1e-6)
+def threshold(k: float, every: float, clip: float = math.inf) -> float:
+    """The threshold h at which a one-sided CUSUM of N(0, 1) values has ARL `every` (at least 2, at most LONGEST).
+
+    clip: where values are pulled in; above k. Wald's bound holds for them too: their exponent t is above 2 k.
+    """
+    wald = wald_boundaries(1.0 / every, 0.0)[1] / (2 * k)
+    if clip >= FAR:
+        return solved(lambda h: run_length(k, h), every, wald, 1e-6)
+    return solved(lambda h: clipped_run_length(k, h, clip), every, wald, 1e-5)
 
 
 def solved(length: Callable[[float], float], every: float, high: float, tolerance: float) -> float:

@@ -13,8 +13,8 @@ thresholds come from a bootstrap of it (trimtab.drift.reference). n then counts 
 the recording's variance inflation r), and a second shift of 1.25 sqrt(r) sigmas, at most 6, is watched for: where a
 change of class moves the level by a sigma for half a minute, one sigma is no drift, and what is beyond the usual
 levels should count at once. The stream's own values go on to move the baseline, and to raise thresholds where they
-hang together more than the recording's. Without a reference, values are taken
-to be independent and thresholds are exact for Gaussian ones.
+hang together more than the recording's. Without a reference, values are taken to be independent and thresholds are
+exact for Gaussian ones, clipped as they are here (`bound`).
 
 The accepted rate is split over the two directions evenly, and over shifts in proportion to their size: what a rarer
 alarm costs in delay is small beside the delay of a small shift.
@@ -65,7 +65,7 @@ class Sprt:
         recorded, correlation = self._baseline.recorded, self._baseline.correlation
         if recorded is None:
             sizes = tuple(shifts or (1.0,))
-            heights = [[threshold(d / 2, e)] * 2 for d, e in zip(sizes, shares(sizes, every), strict=True)]
+            heights = [[threshold(d / 2, e, bound(d))] * 2 for d, e in zip(sizes, shares(sizes, every), strict=True)]
         else:
             sizes = tuple(shifts or _ladder(correlation))
             heights = _calibrated(recorded.tobytes(), sizes, every, correlation)

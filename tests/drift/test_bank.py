@@ -59,7 +59,7 @@ def test_a_given_baseline_makes_plain_cusums() -> None:
     values = rng.normal(5, 2, (300, 50))
     values[200:] += 3
     bank = Bank(50, every=1000, baseline=(5.0, np.full(50, 2.0)))
-    height = threshold(0.5, 4000.0 / 2)
+    height = threshold(0.5, 2000.0, 3.0)
     for i, found in enumerate(zip(*[run_plain((values[:, j] - 5) / 2, height) for j in range(50)], strict=True)):
         assert bank.update(values[i]).alarm.tolist() == list(found)
 

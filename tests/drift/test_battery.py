@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from functools import partial
+from functools import lru_cache, partial
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,7 @@ from trimtab.drift.catalogue import build, describe, names
 from trimtab.drift.detector import Detector, Finding
 
 SCALED = [n for n in names() if describe(n).values == "any"]
-WINDOWED = {"ks", "cramer_von_mises", "wasserstein", "psi", "mmd", "lsdd"}
-SLOW = {"kswin", *WINDOWED}
+SLOW = {"kswin", "ks", "cramer_von_mises", "wasserstein", "psi", "mmd", "lsdd"}
 """Those that take a tenth of a millisecond or more a value, or to learn."""
 
 WITH_REFERENCE = [
@@ -67,12 +68,28 @@ def run(detector: Detector, values: list[float]) -> list[Finding]:
     return [detector.update(v) for v in values]
 
 
-@pytest.fixture(params=[*names(), *(f"{n}+reference" for n in WITH_REFERENCE)])
-def kind(request: pytest.FixtureRequest) -> tuple[str, partial[Detector]]:
-    """Name and maker: `make(every=...)`."""
-    name, _, with_reference = str(request.param).partition("+")
+def maker(kind: str) -> tuple[str, partial[Detector]]:
+    """Name and maker, `make(every=...)`, of "name" or "name+reference"."""
+    name, _, with_reference = kind.partition("+")
     options: dict[str, Any] = {"reference": quiet(name, 1000, 99)} if with_reference else {}
     return name, partial(build, name, every=1000, **options)
+
+
+@lru_cache(maxsize=64)
+def usual(kind: str) -> list[Finding]:
+    """What a new detector finds in `drifting`: several tests hold another against that."""
+    name, make = maker(kind)
+    return run(make(), drifting(name))
+
+
+@pytest.fixture(params=[*names(), *(f"{n}+reference" for n in WITH_REFERENCE)])
+def parameter(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def kind(parameter: str) -> tuple[str, partial[Detector]]:
+    return maker(parameter)
 
 
 Kind = tuple[str, "partial[Detector]"]
@@ -85,22 +102,24 @@ def test_it_is_a_detector(kind: Kind) -> None:
     assert detector.name == name
 
 
-def test_the_same_values_give_the_same_findings(kind: Kind) -> None:
+def test_the_same_values_give_the_same_findings(kind: Kind, parameter: str) -> None:
     name, make = kind
-    assert run(make(), drifting(name)) == run(make(), drifting(name))
+    assert run(make(), drifting(name)) == usual(parameter)
 
 
-@pytest.mark.parametrize("cut", [0, 1, 40, 64, 299, 303, 320, 420])
-def test_it_goes_on_exactly_from_its_state(kind: Kind, cut: int) -> None:
+def test_it_goes_on_exactly_from_its_state(kind: Kind) -> None:
+    """At each cut another detector takes over, which has seen other values; at the last it is the eighth."""
     name, make = kind
     values = drifting(name, seed=5)
     first, second = make(), make()
-    run(first, values[:cut])
-    run(second, moved(name, 30, 8).tolist())
-    text = json.dumps(first.state(), allow_nan=False)
-    second.restore(json.loads(text))
-    assert json.dumps(second.state(), allow_nan=False) == text
-    assert run(second, values[cut:]) == run(first, values[cut:])
+    for i, value in enumerate(values):
+        if i in {0, 1, 40, 64, 299, 303, 320, 420}:
+            text = json.dumps(second.state(), allow_nan=False)
+            second = make()
+            run(second, moved(name, 30, 8).tolist())
+            second.restore(json.loads(text))
+            assert json.dumps(second.state(), allow_nan=False) == text == json.dumps(first.state())
+        assert second.update(value) == first.update(value)
 
 
 def test_a_state_is_a_snapshot(kind: Kind) -> None:
@@ -120,19 +139,18 @@ def test_a_state_of_another_is_refused(kind: Kind) -> None:
         make().restore(build(other, every=1000).state())
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_skipped(kind: Kind, bad: float) -> None:
+def test_what_is_not_finite_is_skipped(kind: Kind, parameter: str) -> None:
     name, make = kind
-    values = drifting(name)
-    clean, dirty = make(), make()
-    for i, value in enumerate(values):
-        if i % 7 == 0:
+    dirty = make()
+    bad = itertools.cycle([math.nan, math.inf, -math.inf])
+    for i, (value, clean) in enumerate(zip(drifting(name), usual(parameter), strict=True)):
+        if i % 5 == 0:
             before = json.dumps(dirty.state())
-            finding = dirty.update(bad)
+            finding = dirty.update(next(bad))
             assert not finding.alarm
             assert math.isfinite(finding.statistic)
             assert json.dumps(dirty.state()) == before
-        assert dirty.update(value) == clean.update(value)
+        assert dirty.update(value) == clean
 
 
 CONSTANTS = [
@@ -150,23 +168,34 @@ def test_a_constant_stream_gives_no_alarm(name: str, value: float) -> None:
 
 def test_an_obvious_drift_is_found_soon_and_once(kind: Kind) -> None:
     name, make = kind
-    detector = make(every=20000)
-    # One quiet stream in some fifty has a false alarm, of like detectors in the same one: 21 is that of the windowed.
-    before = quiet(name, 600, 23 if name in WINDOWED else 21)
-    assert not any(f.alarm for f in run(detector, before.tolist()))
-    found = [(i, f) for i, f in enumerate(run(detector, moved(name, 400, 22).tolist())) if f.alarm]
-    assert len(found) == 1, "once, since the detector learns the new level"
-    delay, finding = found[0]
-    assert delay < 100
-    assert finding.statistic >= finding.threshold > 0
-    # ADWIN's buckets and KSWIN's window are coarser than that.
-    if finding.onset is not None and name not in {"adwin", "kswin"}:
-        assert abs(finding.onset - delay) <= 60
+    streams = 4 if name in SLOW else 8
+    early = late = 0
+    delays, errors = [], []
+    for seed in range(streams):
+        detector = make(every=20000)
+        before = sum(f.alarm for f in run(detector, quiet(name, 600, 40 + seed).tolist()))
+        findings = run(detector, moved(name, 400, 60 + seed).tolist())
+        early += before
+        if before:
+            continue  # It may be learning when the drift comes.
+        found = [(i, f) for i, f in enumerate(findings) if f.alarm]
+        late += len(found) - 1
+        delay, finding = found[0]
+        assert finding.statistic >= finding.threshold > 0
+        delays.append(delay)
+        if finding.onset is not None:
+            errors.append(abs(finding.onset - delay))
+    # 8 x 600 and 8 x 400 values: 0.24 false alarms are to be expected before, and 0.16 after.
+    assert early <= 2
+    assert late <= 2, "once, since the detector learns the new level"
+    # river's are slower, and their onsets are those of buckets and windows.
+    foreign = describe(name).where.startswith("trimtab.drift.river_adapter")
+    assert median(delays) < (120 if foreign else 60)
+    assert foreign or not errors or median(errors) <= 20
 
 
-def test_statistics_stay_under_the_threshold_until_the_alarm(kind: Kind) -> None:
-    name, make = kind
-    for finding in run(make(), drifting(name)):
+def test_statistics_stay_under_the_threshold_until_the_alarm(parameter: str) -> None:
+    for finding in usual(parameter):
         assert math.isfinite(finding.statistic)
         assert math.isfinite(finding.threshold)
         if finding.alarm:
@@ -175,13 +204,13 @@ def test_statistics_stay_under_the_threshold_until_the_alarm(kind: Kind) -> None
             assert finding.onset is None
 
 
-def test_a_reset_makes_it_new(kind: Kind) -> None:
+def test_a_reset_makes_it_new(kind: Kind, parameter: str) -> None:
     name, make = kind
     detector = make()
     run(detector, drifting(name)[:320])
     detector.reset()
     assert json.dumps(detector.state()) == json.dumps(make().state())
-    assert run(detector, drifting(name)) == run(make(), drifting(name))
+    assert run(detector, drifting(name)) == usual(parameter)
 
 
 def test_its_state_stays_small(kind: Kind) -> None:
@@ -189,26 +218,32 @@ def test_its_state_stays_small(kind: Kind) -> None:
     detector = make(every=1e6)
     run(detector, quiet(name, 500, 3).tolist())
     early = len(json.dumps(detector.state()))
-    run(detector, quiet(name, 4000, 4).tolist())
+    # The largest windows are full after 500.
+    run(detector, quiet(name, 1000 if name in SLOW else 2000, 4).tolist())
     assert len(json.dumps(detector.state())) < 2 * early + 500
 
 
 def test_false_alarms_are_at_most_as_frequent_as_asked(kind: Kind) -> None:
     name, make = kind
-    streams, length, every = (4, 2000, 400) if name in SLOW else (20, 2500, 500)
+    streams, length, every = 20, 1250, 250
+    if name == "kswin":
+        streams, length, every = 4, 500, 100
+    elif name in SLOW:
+        streams, length, every = 4, 2000, 400
     alarms = sum(
         sum(f.alarm for f in run(make(every=every), quiet(name, length, 100 + i).tolist())) for i in range(streams)
     )
-    expected = streams * length / every
+    # After each it learns for `warmup` values, in which there is none.
+    learning = describe(name).options["warmup"].default if "warmup" in describe(name).options else 0
+    expected = streams * length / (every + learning)
     assert alarms <= expected + 3 * math.sqrt(expected)
 
 
 @pytest.mark.parametrize("name", SCALED)
 @pytest.mark.parametrize(("factor", "offset"), [(1e-100, 0.0), (1e100, 0.0), (-3.0, 0.0), (1e-3, 5.0), (2.0, -1e6)])
 def test_scale_and_shift_change_nothing(name: str, factor: float, offset: float) -> None:
-    values = drifting(name)
-    plain = run(build(name, every=1000), values)
-    scaled = run(build(name, every=1000), [factor * v + offset for v in values])
+    plain = usual(name)
+    scaled = run(build(name, every=1000), [factor * v + offset for v in drifting(name)])
     assert [f.alarm for f in scaled] == [f.alarm for f in plain]
     assert [f.onset for f in scaled] == [f.onset for f in plain]
 
@@ -241,5 +276,4 @@ def test_an_unknown_detector_is_refused() -> None:
 @pytest.mark.parametrize("name", WITH_REFERENCE)
 @pytest.mark.parametrize("reference", [np.ones(500), np.arange(50.0) / 50, np.full(500, np.nan), np.zeros(0)])
 def test_a_reference_that_tells_nothing_is_left_out(name: str, reference: NDArray[np.float64]) -> None:
-    plain = build(name, every=1000)
-    assert run(build(name, every=1000, reference=reference), drifting(name)) == run(plain, drifting(name))
+    assert run(build(name, every=1000, reference=reference), drifting(name)) == usual(name)

@@ -52,7 +52,7 @@ def test_its_standardised_values_are_standard_normal() -> None:
 
 def test_the_threshold_is_that_of_theory() -> None:
     finding = Sprt(every=1000, shifts=[2.0]).update(0.0)
-    assert finding.threshold == pytest.approx(2.0 * threshold(1.0, 2000.0))
+    assert finding.threshold == pytest.approx(2.0 * threshold(1.0, 2000.0, 4.0))
 
 
 def test_evidence_is_the_log_likelihood_ratio_since_the_onset() -> None:

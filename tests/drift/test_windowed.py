@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from scipy import stats
 
 from trimtab.drift import cramer_von_mises, ks, lsdd, mmd, psi, wasserstein
 from trimtab.drift.catalogue import build
-from trimtab.drift.windowed import Windowed
+from trimtab.drift.windowed import Windowed, height, highest, of_uniform
 
 RNG = np.random.default_rng(0)
 PAIRS = [
@@ -29,26 +30,30 @@ KINDS = {
 }
 
 
+def apart(kind: ModuleType, reference: np.ndarray, window: np.ndarray) -> float:
+    return float(kind.distance(reference)(window[None])[0])
+
+
 @pytest.mark.parametrize("pair", PAIRS)
 def test_ks_is_scipys(pair: tuple[np.ndarray, np.ndarray]) -> None:
-    assert ks.distance(pair[0])(pair[1]) == pytest.approx(stats.ks_2samp(*pair).statistic)
+    assert apart(ks, pair[0], pair[1]) == pytest.approx(stats.ks_2samp(*pair).statistic)
 
 
 @pytest.mark.parametrize("pair", [PAIRS[0], PAIRS[1], PAIRS[3]])
 def test_cramer_von_mises_is_scipys(pair: tuple[np.ndarray, np.ndarray]) -> None:
     """Without ties, of which scipy makes midranks."""
-    assert cramer_von_mises.distance(pair[0])(pair[1]) == pytest.approx(stats.cramervonmises_2samp(*pair).statistic)
+    assert apart(cramer_von_mises, pair[0], pair[1]) == pytest.approx(stats.cramervonmises_2samp(*pair).statistic)
 
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_wasserstein_is_scipys_in_deviations(pair: tuple[np.ndarray, np.ndarray]) -> None:
     expected = stats.wasserstein_distance(*pair) / pair[0].std()
-    assert wasserstein.distance(pair[0])(pair[1]) == pytest.approx(expected)
+    assert apart(wasserstein, pair[0], pair[1]) == pytest.approx(expected)
 
 
 def test_psi_by_hand() -> None:
     """Ten values in each of ten bins, and a window of ten in the lowest bin."""
-    found = psi.distance(np.arange(100.0))(np.zeros(10))
+    found = apart(psi, np.arange(100.0), np.zeros(10))
     low, other, expected = 10.5 / 15, 0.5 / 15, 10.5 / 105
     by_hand = (low - expected) * math.log(low / expected) + 9 * (other - expected) * math.log(other / expected)
     assert found == pytest.approx(by_hand)
@@ -59,18 +64,37 @@ def test_mmd_of_gaussians() -> None:
     reference = stats.norm.ppf((np.arange(1500) + 0.5) / 1500)
     width = float(np.median(np.abs(reference[:, None] - reference)))
     expected = 2 * width / math.sqrt(width**2 + 2) * (1 - math.exp(-0.5 / (width**2 + 2)))
-    assert mmd.distance(reference)(reference + 1) == pytest.approx(expected, rel=0.01)
+    assert apart(mmd, reference, reference + 1) == pytest.approx(expected, rel=0.01)
 
 
 def test_lsdd_of_gaussians() -> None:
     """(1 - exp(-m^2 / 4)) / sqrt(pi) for N(0, 1) against N(m, 1); the ridge pulls it down a little."""
     reference = stats.norm.ppf((np.arange(2000) + 0.5) / 2000)
     expected = (1 - math.exp(-1 / 4)) / math.sqrt(math.pi)
-    assert lsdd.distance(reference)(reference + 1) == pytest.approx(expected, rel=0.15)
-    assert lsdd.distance(reference)(reference) == 0.0
+    assert apart(lsdd, reference, reference + 1) == pytest.approx(expected, rel=0.15)
+    assert apart(lsdd, reference, reference) == 0.0
 
 
-@pytest.mark.parametrize("name", [n for n in KINDS if n != "mmd"])
+@pytest.mark.parametrize("name", ["ks", "cramer_von_mises", "psi"])
+def test_a_threshold_is_reached_by_as_many_as_of_a_poisson_process(name: str) -> None:
+    """63 % of detectors within the run length, from other uniform numbers than those that it was found with."""
+    power = 2 if name == "ks" else 1
+    rng = np.random.default_rng(5)
+    limit = height(of_uniform(KINDS[name].distance, 200, 50, 10) ** power, 100, 2000) ** (1 / power)
+    found = highest(KINDS[name].distance, rng.random((150, 200)), rng.random((150, 2050)), 50, 10)
+    assert np.mean(found.max(axis=1) >= limit) == pytest.approx(0.6, abs=0.12)
+
+
+def test_heights_are_those_of_gumbels_of_many_locations() -> None:
+    """Rows of location a_j and scale 2: P(row's highest of 500 x 100 values < h) = exp(-500 exp(-(h - a_j) / 2))."""
+    rng = np.random.default_rng(6)
+    location = 3 * rng.standard_normal((4000, 1))
+    found = height(location + rng.gumbel(0, 2, (4000, 6)), 100, 50_000)
+    assert np.mean(np.exp(-500 * np.exp(-(found - location) / 2))) == pytest.approx(math.exp(-1), abs=0.02)
+    assert height(np.full((5, 4), 3.0), 100, 50_000) == 3.0
+
+
+@pytest.mark.parametrize("name", list(KINDS))
 def test_false_alarms_are_about_as_frequent_as_asked(name: str) -> None:
     rng = np.random.default_rng(1)
     found = 0
