@@ -267,7 +267,12 @@ def _matched(
             if with_offset:
                 offset += (wanted + (1 - share) * (mean - wanted) - ratio * mean).astype(np.float32)
         rows.append(changed)
-    return rows
+    if not span:
+        return rows
+    # Of one class alone any gain looks right; and how many classes there are, a wrong vector may be mistaken about.
+    slot = np.zeros(len(windows), np.int64)
+    found = (context.probe(windows.inputs, changed[None], slot).y for changed in rows)
+    return [changed for changed, y in zip(rows, found, strict=True) if too_alike(context, y, windows, span) is None]
 
 
 def _stands_still(sensor: Sensor, windows: Windows) -> bool:
