@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 try:
     from numba import njit
@@ -18,5 +18,4 @@ def compiled(function: F) -> F:
 
     Arithmetic stays as it is written (no `fastmath`), so that results are the same on every machine.
     """
-    made: F = njit(cache=True, error_model="numpy")(function)
-    return made
+    return cast(F, njit(cache=True, error_model="numpy")(function))

@@ -68,10 +68,9 @@ def pool(
     for c in range(columns):
         count[overlap[c]] += 1
     # All columns above the cut win, and as many of those at it as are still wanted.
-    cut = bits.size
-    wanted = winners
+    cut, wanted = bits.size, winners
     while cut > 0 and count[cut] < wanted:
-        wanted -= count[cut]
+        wanted -= int(count[cut])
         cut -= 1
     active = np.empty(winners, np.int64)
     place = winners
@@ -88,18 +87,18 @@ def pool(
         for bit in bits:
             on[bit] = 1
         trim = increment / np.float32(2)
-        for c in active:
-            row32 = memory.permanence[c]
-            for bit in range(inputs):
-                old = row32[bit]
+        for column in active:
+            row32 = memory.permanence[column]
+            for i in range(inputs):
+                old = row32[i]
                 if old < np.float32(0):
                     continue
-                new = old + increment if on[bit] else old - decrement
+                new = old + increment if on[i] else old - decrement
                 if new < trim:
                     new = np.float32(0)
                 elif new > np.float32(1):
                     new = np.float32(1)
-                row32[bit] = new
+                row32[i] = new
                 if (old >= connected) != (new >= connected):
-                    memory.linked[bit, c] = 1 if new >= connected else 0
+                    memory.linked[i, column] = 1 if new >= connected else 0
     return active

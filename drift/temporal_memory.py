@@ -253,7 +253,7 @@ def _grow(
         m.source[synapse] = cell
         m.permanence[synapse] = settings.initial
         m.size[segment] += 1
-        _list(m, synapse, settings.initial >= settings.connected)
+        _list(m, synapse, bool(settings.initial >= settings.connected))
 
 
 @compiled
@@ -368,7 +368,7 @@ def step(m: Memory, settings: Settings, columns: NDArray[np.int64], learn: bool)
         else:
             winner = np.int32(_least_used(m, first, cells))
             if learn and before.size > 0:
-                segment = _create(m, settings, winner)
+                segment = _create(m, settings, int(winner))
                 if segment >= 0:
                     _grow(m, settings, segment, settings.sample, before, spare)
         new_winners[winners] = winner
@@ -414,3 +414,18 @@ def _predict(m: Memory, settings: Settings) -> None:
             chunk = m.chunks[chunk, CHUNK]
     m.matching[:count].sort()
     r[MATCHING] = count
+
+
+@compiled
+def relist(m: Memory, settings: Settings) -> None:
+    """Work out, from segments, synapses and active cells alone, all else: for a memory that was just filled in."""
+    room = m.source.size // m.size.size
+    for segment in range(m.registers[HIGH_SEGMENT]):
+        if m.cell_of[segment] < 0:
+            continue
+        m.segments_of[m.cell_of[segment]] += 1
+        for synapse in range(segment * room, segment * room + m.size[segment]):
+            _list(m, synapse, m.permanence[synapse] >= settings.connected)
+    for i in range(m.registers[ACTIVE]):
+        m.on[m.active[i]] = 1
+    _predict(m, settings)

@@ -80,7 +80,7 @@ def test_the_compiled_pooler_is_the_plain_one_to_the_last_bit() -> None:
         active = spatial_pooler.pool(memory, bits, 6, F(0.2), F(0.03), F(0.01), True)
         assert active.tolist() == plain.step(bits).tolist()
     assert memory.permanence.tolist() == plain.permanence.tolist()
-    assert (memory.linked.T == (memory.permanence >= F(0.2))).all()
+    assert ((memory.permanence >= F(0.2)) == memory.linked.T).all()
 
 
 def test_a_full_memory_replaces_segments_of_no_use() -> None:
