@@ -55,6 +55,12 @@ class Entry:
 _WARMUP = Option(int, 64, 8, 100000, "values from which the baseline is learnt before the first test")
 _MEMORY = Option(int, 5000, 8, 10**9, "values that the baseline remembers; older ones fade")
 _RIVER = "trimtab.drift.river_adapter:"
+_HTM = {
+    "columns": Option(int, 2048, 64, 65536, "columns of the HTM"),
+    "cells": Option(int, 32, 1, 64, "cells of a column"),
+    "segments": Option(int, 32768, 64, 131072, "segments that it can learn; then old ones make way"),
+    "regions": Option(int, 1, 1, 8, "HTMs of different seeds whose mean score is taken"),
+}
 
 CATALOGUE: dict[str, Entry] = {
     "sprt": Entry(
@@ -130,6 +136,20 @@ CATALOGUE: dict[str, Entry] = {
         "Frias-Blanco et al. 2015",
         "0..1",
     ),
+    "htm": Entry(
+        "trimtab.drift.htm:Htm",
+        "sequences that were not seen before, in a signal that is predictable",
+        _HTM,
+        "normal tail of means of ten anomaly scores: approximate",
+        "Hawkins and Ahmad 2016; Ahmad et al. 2017",
+    ),
+    "htm_sprt": Entry(
+        "trimtab.drift.htm_sprt:HtmSprt",
+        "the same by sequential tests, which also tell whether it lasts",
+        {"hold": Option(int, 100, 10, 100000, "values of an event, in which there is no other alarm"), **_HTM},
+        "Wald's bound for normal anomaly scores: approximate",
+        "Bandyopadhyay, Bose and Roy Chowdhury 2025",
+    ),
 }
 
 
@@ -165,7 +185,7 @@ def build(
         raise ValueError(
             f"one false alarm in {every:g} values is asked for; give a number from {SHORTEST:g} to {LONGEST:g}"
         )
-    settings = {key: _checked(name, entry.options, key, value) for key, value in (options or {}).items()}
+    settings = checked(name, options or {})
     if reference is not None:
         reference = np.asarray(reference, np.float64).ravel()
         reference = reference[np.isfinite(reference)]
@@ -199,6 +219,12 @@ def build_monitor(
     return Monitor(
         {s: build(detector, every=share, options=options, reference=known.get(s)) for s in signals}, refractory
     )
+
+
+def checked(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A detector's options, each of the right kind and in range. Raises ValueError, in one sentence, where not."""
+    known = describe(name).options
+    return {key: _checked(name, known, key, value) for key, value in options.items()}
 
 
 def _checked(name: str, options: Mapping[str, Option], key: str, value: Any) -> Any:

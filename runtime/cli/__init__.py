@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "trimtab.runtime.cli.demo:demo",
     "doctor": "trimtab.runtime.cli.doctor:doctor",
     "detectors": "trimtab.runtime.cli.detectors:detectors",
+    "drift": "trimtab.runtime.cli.drift:drift",
     "config": "trimtab.runtime.cli.config:config",
 }
 

@@ -17,6 +17,10 @@ from trimtab.drift.detector import Detector, Finding
 SCALED = [n for n in names() if describe(n).values == "any"]
 WITH_REFERENCE = ["sprt", "sprt_bernoulli"]
 
+SMALL = {"columns": 512, "cells": 4, "segments": 512}
+OPTIONS: dict[str, dict[str, Any]] = {"htm": SMALL, "htm_sprt": SMALL}
+"""HTMs take their time at full size."""
+
 
 def quiet(name: str, n: int, seed: int) -> NDArray[np.float64]:
     """A stream without drift: white noise, or 0s and 1s at a rate of 0.3."""
@@ -48,8 +52,8 @@ def run(detector: Detector, values: list[float]) -> list[Finding]:
 def kind(request: pytest.FixtureRequest) -> tuple[str, partial[Detector]]:
     """Name and maker: `make(every=...)`."""
     name, _, with_reference = str(request.param).partition("+")
-    options: dict[str, Any] = {"reference": quiet(name, 1000, 99)} if with_reference else {}
-    return name, partial(build, name, every=1000, **options)
+    known: dict[str, Any] = {"reference": quiet(name, 1000, 99)} if with_reference else {}
+    return name, partial(build, name, every=1000, options=OPTIONS.get(name), **known)
 
 
 Kind = tuple[str, "partial[Detector]"]
@@ -94,7 +98,7 @@ def test_a_state_of_another_is_refused(kind: Kind) -> None:
     name, make = kind
     other = next(n for n in names() if n != name)
     with pytest.raises(ValueError, match=r"reset the detector"):
-        make().restore(build(other, every=1000).state())
+        make().restore(build(other, every=1000, options=OPTIONS.get(other)).state())
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -179,8 +183,8 @@ def test_false_alarms_are_at_most_as_frequent_as_asked(kind: Kind) -> None:
 @pytest.mark.parametrize(("factor", "offset"), [(1e-100, 0.0), (1e100, 0.0), (-3.0, 0.0), (1e-3, 5.0), (2.0, -1e6)])
 def test_scale_and_shift_change_nothing(name: str, factor: float, offset: float) -> None:
     values = drifting(name)
-    plain = run(build(name, every=1000), values)
-    scaled = run(build(name, every=1000), [factor * v + offset for v in values])
+    plain = run(build(name, every=1000, options=OPTIONS.get(name)), values)
+    scaled = run(build(name, every=1000, options=OPTIONS.get(name)), [factor * v + offset for v in values])
     assert [f.alarm for f in scaled] == [f.alarm for f in plain]
     assert [f.onset for f in scaled] == [f.onset for f in plain]
 
