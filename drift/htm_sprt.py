@@ -14,9 +14,10 @@ together are not taken for independent ones. A rise of the mean by s d then has 
    an anomaly at S >= ln(`every`). By Lorden (1971) that has an average run length of at least `every` where the
    model holds; scores are not normal, so that it is approximate.
 2. *Drift.* After an anomaly, Wald's test of s = LASTING against s = 0, with both boundaries (error rates ALPHA for
-   "drift", BETA for "no drift"), tells whether surprise lasts. If it does, the stream has changed: what is usual is
-   learnt anew. If not, or where it is undecided after `hold` records, watching goes on. An event lasts `hold`
-   records at least; no anomaly is told during it.
+   "drift", BETA for "no drift"), tells whether surprise lasts. z is at most LASTING in it, so that no short surprise,
+   however great, is a drift: that takes 35 records at least. If it lasts, the stream has changed: what is usual is
+   learnt anew, for 100 records. Else watching goes on `hold` records after the anomaly. No other anomaly is told in
+   between: one event, one alarm.
 
 Against the anomaly likelihood, which looks at ten records at a time, the test looks as far back as evidence goes: a
 smaller rise that lasts longer counts too. `HtmSprtAnomaly` is for recordings: it adds the time of day and the range
@@ -104,7 +105,8 @@ class ScoreTest:
 
     def _lasts(self, score: float, usual: Usual) -> bool:
         if self._phase == EVENT:
-            self._lasting += _ratio(score, usual, LASTING)
+            highest = usual.mean + LASTING * usual.deviation
+            self._lasting += _ratio(min(score, highest), usual, LASTING)
             if self._lasting <= self._lower:
                 self._phase = NO_DRIFT
         return self._phase == EVENT and self._lasting >= self._upper

@@ -14,7 +14,7 @@ import pytest
 from trimtab.drift.anomaly_likelihood import log_scale, tail
 from trimtab.drift.htm import HtmAnomaly
 from trimtab.drift.htm_score import HtmScore
-from trimtab.drift.htm_sprt import ScoreTest, HtmSprtAnomaly
+from trimtab.drift.htm_sprt import HtmSprtAnomaly, ScoreTest
 from trimtab.drift.range_rule import RangeRule
 from trimtab.drift.score_baseline import ScoreBaseline, Usual
 from trimtab.drift.scoring import scorer
@@ -71,10 +71,8 @@ def test_the_likelihood_is_the_normal_tail() -> None:
 def test_the_range_rule() -> None:
     rule = RangeRule(0.05)
     found = [rule.update(v) for v in (1.0, 1.0, 5.0, 2.0, 11.0, 11.4, 12.0, 0.9, 0.0)]
-    # The first value that differs has no range to be out of; 11.4 lies within 5 % of 10.
-    assert found == [False, False, False, False, True, False, True, False, True][: len(found)] or found
-    assert found[4:7] == [True, False, False]
-    assert found[7:] == [False, True]
+    # 5.0 comes where there is no range yet; 11.4 and 0.9 lie within 5 % of the range, 12.0 and 0.0 do not.
+    assert found == [False, False, False, False, True, False, True, False, True]
 
 
 def test_the_repeated_test_has_at_least_the_run_length_asked() -> None:
@@ -104,9 +102,9 @@ def test_a_short_surprise_is_an_anomaly_and_a_lasting_one_a_drift() -> None:
     found = run(test, np.concatenate([surprise, quiet[:300]]))
     assert [f.split()[0] for f in found] == ["anomaly"]
     assert int(found[0].split()[1]) < 12
-    found = run(test, np.concatenate([np.full(400, 0.6) + 0.03 * rng.random(400)]))
+    found = run(test, np.full(400, 0.6) + 0.03 * rng.random(400))
     assert [f.split()[0] for f in found] == ["anomaly", "drift"], "and then it is usual"
-    assert int(found[1].split()[1]) < 100
+    assert 35 <= int(found[1].split()[1]) < 100
 
 
 def test_a_break_of_a_cycle_is_seen(make: Callable[..., Any]) -> None:
