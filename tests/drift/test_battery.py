@@ -171,7 +171,7 @@ def test_its_state_stays_small(kind: Kind) -> None:
 
 def test_false_alarms_are_at_most_as_frequent_as_asked(kind: Kind) -> None:
     name, make = kind
-    streams, length, every = (4, 2000, 400) if name == "kswin" else (20, 2500, 500)
+    streams, length, every = (4, 2000, 400) if name in {"kswin", *OPTIONS} else (20, 2500, 500)
     alarms = sum(
         sum(f.alarm for f in run(make(every=every), quiet(name, length, 100 + i).tolist())) for i in range(streams)
     )
