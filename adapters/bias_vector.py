@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from trimtab.adapters.balance import class_weights, too_alike
+from trimtab.adapters.balance import class_weights, lasting, too_alike
 from trimtab.adapters.fit import finite_windows
 from trimtab.adapters.methods import Context, Declined, Outputs, Proposal, Windows
 
@@ -31,16 +31,20 @@ class BiasVector:
     """Options:
 
     prior: windows that the source counts for.
+    caution: squared standard errors by which a shift of the features is shrunk; 0: not at all.
     span: window numbers that the windows must span (see `trimtab.adapters.balance.too_alike`).
     """
 
     prior: float = 64.0
+    caution: float = 4.0
     span: int = 256
     name: str = "bias_vector"
 
     def __post_init__(self) -> None:
         if not self.prior >= 0:
             raise ValueError(f"prior is {self.prior}; give a number of windows, 0 or more")
+        if not self.caution >= 0:
+            raise ValueError(f"caution is {self.caution}; it must be 0 or more")
         if self.span < 1:
             raise ValueError(f"span is {self.span}; give at least 1")
 
@@ -63,7 +67,7 @@ class BiasVector:
             moved.append(self._move_channels(context, row, outputs))
             outputs = context.probe(windows.inputs, row[None], slot)
         if "feature.shift" in context.layout and outputs.features is not None:
-            moved.append(self._move_features(context, row, outputs))
+            moved.append(self._move_features(context, row, outputs, windows.sequence))
         if context.task == "regression":
             moved.extend(self._move_outputs(context, row, windows))
         if not moved:
@@ -75,20 +79,26 @@ class BiasVector:
             return Declined(self.name, "the biases are already those of the windows", evidence)
         return Proposal(self.name, row, evidence=evidence)
 
-    def _move_features(self, context: Context, row: NDArray[np.float32], outputs: Outputs) -> float:
+    def _move_features(
+        self, context: Context, row: NDArray[np.float32], outputs: Outputs, sequence: NDArray[np.int64]
+    ) -> float:
         source = context.source
         features = np.asarray(outputs.features, np.float64)
         n = len(features)
+        # What each window adds to the shift, [n, F]: their sum.
         if context.task == "classification":
             p = softmax(outputs.y.astype(np.float64), axis=1)
             count = p.sum(axis=0)
             # Per class, shrunk by itself: a class with few windows says little.
-            residual = p.T @ features - count[:, None] * source.class_feature_mean
-            shift = -(residual / (count + self.prior / len(count))[:, None]).T @ source.class_prior
+            share = p * (source.class_prior / (count + self.prior / len(count)))
+            adds = share @ source.class_feature_mean - share.sum(axis=1)[:, None] * features
         else:
-            shift = (source.feature_mean - features.mean(axis=0)) * n / (n + self.prior)
-        context.layout.view(row, "feature.shift")[:] += shift.astype(np.float32)
+            adds = (source.feature_mean - features) / (n + self.prior)
         deviation = np.sqrt(np.maximum(np.diag(source.feature_cov), 1e-12))
+        # And as a whole, by what comes and goes from run to run.
+        keep = lasting(n * adds / deviation, np.full(n, 1.0 / n), sequence, self.caution)
+        shift = keep * adds.sum(axis=0)
+        context.layout.view(row, "feature.shift")[:] += shift.astype(np.float32)
         return float(np.sqrt(((shift / deviation) ** 2).mean()))
 
     def _move_channels(self, context: Context, row: NDArray[np.float32], outputs: Outputs) -> float:

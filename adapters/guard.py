@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import entr
-from scipy.stats import t as student
+from scipy.special import entr, stdtr  # not scipy.stats, which takes half a second to import
 
 from trimtab.adapters.fit import finite_windows, measure
 from trimtab.adapters.methods import Context, Windows
@@ -59,6 +58,9 @@ def judge(
     known = np.flatnonzero(np.isfinite(held.labels))
     if len(known) >= LABELLED and (context.task == "classification" or context.outputs == 1):
         return _by_labels(context, theta, candidate, held.take(known), margin, error)
+    if not context.source.reference:
+        # What an import without source data holds are guesses: nothing can be said to look like the source.
+        return Verdict(False, 0.0, {}, "the bundle holds nothing of source data to judge by; only true labels could")
     fit = measure(context, np.stack([candidate, theta]), held)
     gain, chance = fit.certainty(0, 1)
     scores = {"gain": gain, "chance": chance, "held": float(len(held))}
@@ -106,7 +108,7 @@ def _by_labels(
         scale = max(float(squared[1].mean()), 1e-30)
     gain = float(better.mean()) / scale
     deviation = float(better.std(ddof=1)) / scale
-    chance = float(student.sf(gain * np.sqrt(n) / deviation, n - 1)) if deviation > 0 else float(gain <= 0)
+    chance = float(stdtr(n - 1, -gain * np.sqrt(n) / deviation)) if deviation > 0 else float(gain <= 0)
     scores |= {"gain": gain, "chance": chance, "labelled": float(n)}
     if not np.isfinite(gain) or gain < margin or chance > error:
         return Verdict(False, gain, scores, "it is not better by the labels that came")

@@ -21,14 +21,17 @@ from numpy.typing import NDArray
 from trimtab.adapters.balance import class_weights, lasting, relative_moments, too_alike
 from trimtab.adapters.fit import Fit, finite_windows, measure
 from trimtab.adapters.methods import Context, Declined, Proposal, Sensor, Windows
+from trimtab.adapters.parameters import Kind, Parameter
 
 WHOLE = 1024
 """Settings that are all tried; more are searched one coordinate at a time."""
-SCREENED = 64
-"""Windows on which settings are screened first ..."""
-FINALISTS = 24
-"""... and how many of them are measured on all windows."""
+SCREENED = 16
+"""Windows on which settings are screened first; then the best quarter on four times as many, and so on ..."""
+FINALISTS = 8
+"""... until so few are left: those are measured on all windows."""
 SWEEPS = 4
+STILL = 1e-3
+"""A channel whose deviation is less than this times the source's stands still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +60,18 @@ class InputCalibration:
         windows = finite_windows(windows)
         if len(windows) == 0:
             return Declined(self.name, "no finite window is remembered")
-        best = _search(context, coordinates, windows)
-        matched = _matched(context, best, gains, windows, self.caution, self.span)
-        rows = np.stack([theta, context.source.theta, best, *matched])
-        fit = measure(context, rows, windows)
-        misfit = fit.misfit()
-        found = 1 + int(np.argmin(misfit[1:]))
-        row = rows[found]
+        # No sign or order explains a channel that stands still, and the one that hides it best is a wrong one.
+        still = any(_stands_still(s, windows) for s in sensors)
+        present = _with_inputs_of(context, theta)
+        best = present if still else _search(context, coordinates, windows)
+        if gains and not _same_wiring(context, best, theta):
+            best = _wiring(context, [present, best], gains, windows)
+        rows = [theta, context.source.theta, best]
+        for sparse in (True, False):
+            rows += _matched(context, best, gains, windows, self.caution, self.span, sparse)
+        fit = measure(context, np.stack(rows), windows)
+        found = self._simplest(fit)
+        row, misfit = rows[found], fit.misfit()
         gain, chance = fit.certainty(found, 0)
         evidence = {
             "misfit": float(misfit[found]),
@@ -83,6 +91,22 @@ class InputCalibration:
                 evidence,
             )
         return Proposal(self.name, row, tested=True, evidence=evidence)
+
+    def _simplest(self, fit: Fit) -> int:
+        """Of the candidates from 1 on, which come from simple to complex: one more complex must surely fit better.
+
+        What is matched to the windows fits them by that alone. Only signs and orders, 1 and 2, are taken as they fit.
+        """
+        misfit = fit.misfit()
+        found = 1 + int(np.argmin(misfit[1:3]))
+        # Channel by channel, then all channels as one: each group by its best.
+        for group in np.array_split(np.arange(3, len(fit)), 2):
+            if len(group) == 0:
+                continue
+            best = int(group[np.argmin(misfit[group])])
+            if fit.certainty(best, found)[1] <= self.error:
+                found = best
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,23 +177,55 @@ def _search(context: Context, coordinates: list[Coordinate], windows: Windows) -
 
 
 def _best(context: Context, rows: list[NDArray[np.float32]], windows: Windows) -> NDArray[np.float32]:
-    """The best of many rows: all on a few spread windows first, the best of those on all windows."""
-    if len(rows) > FINALISTS and len(windows) > SCREENED:
-        few = windows.take(np.linspace(0, len(windows) - 1, SCREENED).round().astype(np.int64))
+    """The best of many rows by successive halving (Karnin, Koren and Somekh 2013; here in quarters).
+
+    Most settings are far off, and a few spread windows tell: what is spent on the many is spent again on each smaller
+    round. The first row, the source's, stays to the end.
+    """
+    some = SCREENED
+    while len(rows) > FINALISTS and some < len(windows):
+        few = windows.take(np.linspace(0, len(windows) - 1, some).round().astype(np.int64))
         order = np.argsort(measure(context, np.stack(rows), few).misfit(), kind="stable")
-        rows = [rows[i] for i in sorted({0, *order[:FINALISTS].tolist()})]
+        kept = order[: max(FINALISTS, -(-len(rows) // 4))]
+        rows = [rows[i] for i in sorted({0, *kept.tolist()})]
+        some *= 4
     fit: Fit = measure(context, np.stack(rows), windows)
     return rows[int(np.argmin(fit.misfit()))]
 
 
+def _wiring(
+    context: Context, rows: list[NDArray[np.float32]], sensors: list[Sensor], windows: Windows
+) -> NDArray[np.float32]:
+    """Of rows of different signs or orders the one that fits best when gains and offsets are free in each.
+
+    A gain that is off makes a wrong sign look better than the right one. Like is compared with like: each wiring by the
+    best that gains and offsets can make of it, whatever the windows hold (a profile likelihood).
+    """
+    profiles = [[row, *_matched(context, row, sensors, windows, 0.0, 0, sparse=False)] for row in rows]
+    misfit = measure(context, np.stack([row for profile in profiles for row in profile]), windows).misfit()
+    ends = np.cumsum([len(profile) for profile in profiles])
+    return rows[int(np.argmin([part.min() for part in np.split(misfit, ends[:-1])]))]
+
+
 def _matched(
-    context: Context, row: NDArray[np.float32], sensors: list[Sensor], windows: Windows, caution: float, span: int
+    context: Context,
+    row: NDArray[np.float32],
+    sensors: list[Sensor],
+    windows: Windows,
+    caution: float,
+    span: int,
+    sparse: bool,
 ) -> list[NDArray[np.float32]]:
-    """`row` with offset, gain, or both matched per channel to the source's mean and standard deviation."""
+    """`row` with offset, gain, or both matched per channel to the source's mean and standard deviation.
+
+    `sparse`: a few channels are at fault, and each must show it for itself, beyond what the largest of so many would
+    by chance (the universal threshold of Donoho and Johnstone 1994); the others stay. Else all are moved alike.
+    `span` 0: whatever the windows hold.
+    """
     if not sensors:
         return []
     y = context.probe(windows.inputs, row[None], np.zeros(len(windows), np.int64)).y
-    if not np.isfinite(y).all() or too_alike(context, y, windows, span) is not None:
+    if not np.isfinite(y).all() or (span and too_alike(context, y, windows, span) is not None):
         return []
     weights = class_weights(context, y)
     rows = []
@@ -186,7 +242,14 @@ def _matched(
             x = x.reshape(*x.shape[:2], -1) * gain[:, None] + offset[:, None]
             wanted, spread = np.asarray(sensor.mean), np.asarray(sensor.std)
             means, variances = x.mean(axis=2), x.var(axis=2)
-            share = lasting(relative_moments(means, variances, wanted, spread**2), weights, windows.sequence, caution)
+            relative = relative_moments(means, variances, wanted, spread**2)
+            if sparse:
+                channels = len(wanted)
+                cautious = max(caution, 2.0 * float(np.log(2 * channels)))
+                pairs = [relative[:, [c, channels + c]] for c in range(channels)]
+                share = np.array([lasting(pair, weights, windows.sequence, cautious) for pair in pairs])
+            else:
+                share = np.full(len(wanted), lasting(relative, weights, windows.sequence, caution))
             mean = weights @ means
             std = np.sqrt(weights @ variances + weights @ (means - mean) ** 2)
             # A channel that stands still has no spread to match.
@@ -201,6 +264,36 @@ def _matched(
     return rows
 
 
+def _stands_still(sensor: Sensor, windows: Windows) -> bool:
+    """Whether a channel that has a spread on the source holds one value, within most of the windows."""
+    if not len(sensor.std):
+        return False
+    x = windows.inputs[sensor.name].astype(np.float64)
+    x = x.reshape(*x.shape[:2], -1)
+    spread = np.median(x.std(axis=2), axis=0) if x.shape[2] > 1 else x.std(axis=(0, 2))
+    return bool((spread < STILL * np.asarray(sensor.std)).any())
+
+
+def _with_inputs_of(context: Context, theta: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The source's vector [P] with the input calibration of `theta`."""
+    row = context.source.theta.copy()
+    for part in _input_parts(context):
+        row[part.slice] = theta[part.slice]
+    return row
+
+
+def _same_wiring(context: Context, one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+    """Whether signs and orders are the same."""
+    orders, gains = context.layout.of_kind("input.order"), context.layout.of_kind("input.gain")
+    return all(np.array_equal(one[p.slice], other[p.slice]) for p in orders) and all(
+        np.array_equal(np.sign(one[p.slice]), np.sign(other[p.slice])) for p in gains
+    )
+
+
+def _input_parts(context: Context) -> list[Parameter]:
+    kinds: tuple[Kind, ...] = ("input.order", "input.gain", "input.offset")
+    return [part for kind in kinds for part in context.layout.of_kind(kind)]
+
+
 def _same_inputs(context: Context, one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
-    parts = [p for kind in ("input.order", "input.gain", "input.offset") for p in context.layout.of_kind(kind)]
-    return all(np.array_equal(one[p.slice], other[p.slice]) for p in parts)
+    return all(np.array_equal(one[p.slice], other[p.slice]) for p in _input_parts(context))

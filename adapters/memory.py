@@ -93,9 +93,8 @@ class BalancedMemory:
 
     def _make_room(self, group: int, now: int) -> int:
         """Drop one window of the fullest class (`group`, the new window's, where it is among them)."""
-        self._held[group] += 1
-        fullest = group if self._held[group] == self._held.max() else int(self._held.argmax())
-        self._held[group] -= 1
+        own = int(self._held[group])
+        fullest = group if own and own + 1 >= self._held.max() else int(self._held.argmax())
         members = np.flatnonzero(self._group == fullest)
         members = members[np.argsort(self._sequence[members], kind="stable")]
         times = self._sequence[members]

@@ -107,7 +107,7 @@ class SourceStatistics(Protocol):
     def reference(self) -> dict[str, NDArray[np.float64]]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Context:
     """The model as the methods see it: the same for all streams of a bundle.
 

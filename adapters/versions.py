@@ -68,6 +68,10 @@ class Versions:
             kept = ", ".join(map(str, self._versions))
             raise ValueError(f"there is no version {number}; kept are {kept}") from None
 
+    def find(self, number: int) -> Version | None:
+        """The version, or None where there is no such (any more)."""
+        return self._versions.get(number)
+
     def candidates(self) -> list[Version]:
         """All versions but the one in use, newest first; the source's is always among them."""
         return [v for v in reversed(self._versions.values()) if v.number != self._current]

@@ -341,7 +341,7 @@ client.loop_forever()
 
 
 def speed(start: Callable[[str], object], version: str, messages: int, window: int) -> float:
-    """Messages per second through an echo in another process and back, at most `window` under way. NaN: one was lost."""
+    """Messages a second through an echo in another process and back, at most `window` under way; NaN: one got lost."""
     with start(version) as port:  # type: ignore[attr-defined]
         echo = subprocess.Popen(
             [sys.executable, "-c", ECHO, str(port), str(int(VERSIONS[version]))], stdout=subprocess.PIPE, text=True
@@ -430,14 +430,16 @@ def main(messages: int, window: int, rounds: int) -> None:
     for feature, probe in FEATURES.items():
         row: dict[str, object] = {"": feature}
         for name, version in columns:
-            row[f"{name} {version}"] = "yes" if try_feature(BROKERS[name], version, probe) else "NO"
+            spoken = not rows or rows[0][f"{name} {version}"] == "yes"
+            row[f"{name} {version}"] = "yes" if spoken and try_feature(BROKERS[name], version, probe) else "NO"
         rows.append(row)
     rates: dict[tuple[str, str], list[float]] = {column: [] for column in columns}
     for _ in range(rounds):
         for name, version in columns:
-            rates[name, version].append(speed(BROKERS[name], version, messages, window))
+            if rows[0][f"{name} {version}"] == "yes":
+                rates[name, version].append(speed(BROKERS[name], version, messages, window))
     # As text: a column of the table is either all numbers or none.
-    figures = {f"{n} {v}": f"{statistics.median(rates[n, v]):.0f}" for n, v in columns}
+    figures = {f"{n} {v}": f"{statistics.median(rates[n, v]):.0f}" if rates[n, v] else "-" for n, v in columns}
     rows.append({"": "echoes a second", **figures})
     report.write(
         "brokers",

@@ -29,7 +29,7 @@ from benchmarks import report
 from benchmarks.watch import METHODS, Kept, configured
 from trimtab.exporters import export
 from trimtab.runtime.blocks import Block
-from trimtab.runtime.bundle import Bundle, Calibration
+from trimtab.runtime.bundle import Bundle, Calibration, load_bundle
 from trimtab.runtime.replay import replay
 
 FILE = Path("gas_drift") / "gas_drift_b1-6.npz"
@@ -102,8 +102,6 @@ def trained(seed: int, x: NDArray[np.float32], y: NDArray[np.int64], names: list
         std=spread.tolist(),
         calibration=Calibration(gain=True),
     )
-    from trimtab.runtime.bundle import load_bundle
-
     return load_bundle(out)
 
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.drift.run_length import LONGEST, threshold
+
 STREAMS = 256
 LENGTH = 2048
 """Simulated values: STREAMS x LENGTH, about 80 ms a call of `thresholds`."""
@@ -113,6 +115,9 @@ def thresholds(
     + 2 x `correlation` long, so that most sums that alarm lie within one. A recording holds few such stretches, so
     that a level a little beyond the highest seen is to be expected: each block is moved by Silverman's bandwidth
     times the deviation of a block's mean (smoothed bootstrap, Silverman and Young 1987).
+
+    Where fewer than TAIL excursions are found there is hardly a tail to read off, and the threshold is at least the
+    one for independent Gaussian values: else a single value beyond k is an alarm, however rare alarms are to be.
     """
     block = 16 + math.ceil(2 * correlation)
     spread = 1.06 * math.sqrt(correlation / block) * max(z.size / block, 1.0) ** -0.2
@@ -122,5 +127,7 @@ def thresholds(
     for row, (allowance, bound, apart) in enumerate(zip(k, clip, every, strict=True)):
         for side, sign in enumerate((1.0, -1.0)):
             (found,) = excursions(np.clip(sign * streams, -bound, bound), np.array([allowance]))
-            result[row, side] = height(found, streams.size, MARGIN * apart)
+            rare = MARGIN * apart
+            least = threshold(float(allowance), min(rare, LONGEST)) if found.size < TAIL else 0.0
+            result[row, side] = max(height(found, streams.size, rare), least)
     return result

@@ -155,11 +155,20 @@ def _marked(
         places = unique(list(graph.biases()))
         if places:
             notes.append(
-                f"the file has no norms left, they were folded away; the biases of {len(places)} convolutions and "
-                "matrix products are exposed instead"
+                "the file has no norms left, they were folded away (or taken to pieces, as layer norms are below opset "
+                f"17); the biases of {len(places)} convolutions and matrix products are exposed instead"
             )
         else:
-            notes.append("the file has neither norms nor biases; only inputs, features and outputs can be adapted")
+            notes.append(
+                "the file has neither norms nor biases in float32 that stand for themselves; only inputs, features and "
+                "outputs can be adapted"
+            )
+        fused = sum(node.op_type in ("FusedConv", "FusedGemm", "FusedMatMul") for node in graph.model.graph.node)
+        if fused:
+            notes.append(
+                f"ONNX Runtime has optimised the file already, and {fused} layers' biases cannot be reached; better "
+                "import the file from before that"
+            )
     if graph.logits != graph.output:
         notes.append("the file ends in a Softmax, which was cut off: the bundle's outputs are logits")
     head = graph.head()

@@ -28,8 +28,12 @@ RESERVED = ("y", "features", "moments", "slot", "bank")
 
 
 def lower(marked: Marked, which: str) -> onnx.ModelProto:
-    """The graph `which` of a marked model."""
-    return _Lowering(marked, which).run()
+    """The graph `which` of a marked model, without the stack traces that PyTorch leaves in it."""
+    model = _Lowering(marked, which).run()
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    return model
 
 
 class _Lowering:

@@ -22,7 +22,8 @@ OPSET = 18
 """Older files are converted up to this: reductions take their axes as inputs since then."""
 
 SUFFIXES = (".weight", ".scale", ".gamma", ".w_0", ".bias", ".b_0", "_scale", "_gamma", "_weight", "_bias", "_offset")
-PASSED = ("Identity", "Squeeze", "Reshape", "Flatten", "GlobalAveragePool", "ReduceMean", "Softmax", "Add")
+PASSED = ("Identity", "Squeeze", "Reshape", "Flatten", "GlobalAveragePool", "ReduceMean", "Add")
+ACTIVATIONS = ("Softmax", "LogSoftmax", "Sigmoid", "Tanh")
 """What may stand between the last layer and the output."""
 
 
@@ -54,6 +55,11 @@ def read(path: str | Path, shapes: Mapping[str, list[int]]) -> onnx.ModelProto:
     except (OSError, DecodeError, onnx.checker.ValidationError) as error:
         raise ExportError(f"{path}: is not a valid ONNX file ({str(error).splitlines()[0]})") from error
     graph = model.graph
+    if any(node.domain == "com.microsoft.nchwc" for node in graph.node):
+        raise ExportError(
+            f"{path}: was optimised by ONNX Runtime for one kind of processor; import the file from before that"
+        )
+    model.ir_version = max(model.ir_version, 4)  # initializers need not be inputs since then
     tensors = {t.name for t in graph.initializer}
     inputs = [i for i in graph.input if i.name not in tensors]
     if inputs and "" in shapes:
@@ -118,7 +124,7 @@ def convert(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
     if version < OPSET:
         try:
             model = version_converter.convert_version(model, OPSET)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, version_converter.ConvertError) as error:
             raise ExportError(
                 f"{path}: cannot be converted from opset {version} to {OPSET} ({str(error).splitlines()[0]}); export "
                 f"it again with opset {OPSET}"
@@ -127,7 +133,7 @@ def convert(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
     clean.CopyFrom(model)
     clean.ir_version = max(clean.ir_version, 8)
     graph = clean.graph
-    constants = {t.name for t in graph.initializer}
+    constants = {t.name: t for t in graph.initializer}
     aliases: dict[str, str] = {}
     kept = []
     outputs = {o.name for o in graph.output}
@@ -137,11 +143,11 @@ def convert(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
             if source in constants:
                 aliases[node.output[0]] = source
                 continue
-        tensor = _constant(node)
+        tensor = _constant(node, constants)
         if tensor is None or node.output[0] in outputs:
             kept.append(renamed(node, aliases))
         else:
-            constants.add(tensor.name)
+            constants[tensor.name] = tensor
             graph.initializer.append(tensor)
     del graph.node[:]
     graph.node.extend(kept)
@@ -149,8 +155,10 @@ def convert(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
     return clean
 
 
-def _constant(node: onnx.NodeProto) -> TensorProto | None:
-    """The tensor of a Constant node."""
+def _constant(node: onnx.NodeProto, known: Mapping[str, TensorProto]) -> TensorProto | None:
+    """The tensor of a Constant node, or of a Cast of a constant: weights are kept in half precision that way."""
+    if node.op_type == "Cast" and node.input[0] in known and node.attribute[0].i == TensorProto.FLOAT:
+        return numpy_helper.from_array(numpy_helper.to_array(known[node.input[0]]).astype(np.float32), node.output[0])
     if node.op_type != "Constant" or node.attribute[0].name not in ("value", "value_float", "value_int"):
         return None
     value = helper.get_attribute_value(node.attribute[0])
@@ -189,7 +197,7 @@ class Graph:
         while node is not None:
             if node.op_type in ("Gemm", "MatMul", "Conv"):
                 return node if self.array(node.input[1]) is not None else None
-            if node.op_type not in PASSED:
+            if node.op_type not in (*PASSED, *ACTIVATIONS):
                 return None
             data = [i for i in node.input if i and i not in self.constants]
             node = self.makers.get(data[0]) if len(data) == 1 else None
@@ -289,6 +297,9 @@ def rehearse(
     runs: list[list[Shape]] = []
     try:
         run = session(probe.SerializeToString())
+    except RUNTIME_ERRORS as error:
+        raise ExportError(f"{path}: ONNX Runtime does not load it ({str(error).splitlines()[0]})") from error
+    try:
         for samples in (2, 3):
             feed = {
                 i.name: np.ones((samples, *i.shape), np.int64 if i.name in integers else np.float32) for i in inputs

@@ -32,6 +32,10 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
 KEPT = 64
 """Source samples kept for the comparison of the graphs."""
 
+MANY_CLASSES, MANY_NUMBERS = 64, 2**24
+"""From so many classes, or numbers in the covariances of their features, on one covariance serves them all: a thousand
+classes of 2048 features would take 31 GiB."""
+
 JOINTLY = 64
 """Source samples from which on norm-input moments are also described jointly."""
 
@@ -121,6 +125,11 @@ def survey(graph: bytes, marked: Marked, task: str, batches: Iterable[Batch]) ->
     found = {name: np.concatenate(values) for name, values in taken.items()}
     if not all(np.isfinite(v).all() for v in found.values()):
         raise ExportError("the model gives NaN or infinity on the source data")
+    if task == "classification" and (found["y"] >= 0).all() and np.allclose(found["y"].sum(1), 1.0, atol=1e-4):
+        marked.notes.append(
+            "the outputs look like probabilities, never negative and 1 together on every source sample; they should be "
+            "logits"
+        )
     truth = np.concatenate(labels) if labels else None
     if truth is not None and len(truth) != count:
         raise ExportError("some source batches have labels and some have none; give labels with all or with none")
@@ -150,12 +159,14 @@ def statistics(
     classes = marked.outputs if task == "classification" else 0
     size = features.shape[1]
     source["class_feature_mean"] = np.zeros((classes, size))
-    source["class_feature_cov"] = np.zeros((classes, size, size))
+    apart = classes < MANY_CLASSES and classes * size**2 < MANY_NUMBERS
+    source["class_feature_cov"] = np.zeros((classes if apart else 1, size, size))
     if task == "classification":
         members = y.argmax(1) if labels is None else labels
         source["class_prior"] = np.bincount(members, minlength=classes) / len(members)
         for k in np.unique(members):
-            source["class_feature_mean"][k], source["class_feature_cov"][k] = _gaussian(features[members == k])
+            source["class_feature_mean"][k], cov = _gaussian(features[members == k])
+            source["class_feature_cov"][k if apart else 0] += cov * (1.0 if apart else source["class_prior"][k])
         source["reference.entropy"] = signals.entropy(y)
     else:
         source["class_prior"] = (y if labels is None else labels).mean(0, dtype=np.float64)

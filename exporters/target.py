@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 
 from trimtab.exporters.survey import Batch
 from trimtab.runtime.errors import ExportError
+
+if TYPE_CHECKING:
+    from trimtab.exporters import ExportSpec
 
 LABELS = "y"
 BATCH = 64
@@ -53,6 +57,45 @@ def load_target(target: str) -> Any:
     return found
 
 
+def spec_of(target: str, data: Path | None, options: Mapping[str, Any]) -> ExportSpec:
+    """What to export: the spec that `target` names, or one made of the plain module that it names and `data`.
+
+    `options` replace what the spec says, and `data` (see `read_data`) its source batches. Raises ExportError where
+    PyTorch is missing, the target is neither, or a plain module lacks data or names.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise ExportError("PyTorch is not installed here; pip install 'trimtab[export]'") from None
+    from trimtab.exporters import ExportSpec
+
+    found = load_target(target)
+    extra = dict(options)
+    if isinstance(found, torch.nn.Module):
+        if data is None:
+            raise ExportError(f"{target} is a plain module, so --data is needed: an .npz file with x [n, ...]")
+        if not (options.get("classes") or options.get("targets")):
+            raise ExportError(
+                f"{target} is a plain module, so --classes A,B,... is needed (or, for a regression, --targets)"
+            )
+        inputs, labels = read_data(data)
+        single = len(inputs) == 1
+        found = ExportSpec(
+            model=found,
+            example_inputs=next(iter(inputs.values()))[:2] if single else {k: v[:2] for k, v in inputs.items()},
+            source_batches=batches(inputs, labels),
+            name=target.rpartition(":")[2],
+        )
+    elif isinstance(found, ExportSpec):
+        if data is not None:
+            inputs, labels = read_data(data)
+            names = list(found.example_inputs) if isinstance(found.example_inputs, dict) else []
+            extra["source_batches"] = batches(inputs, labels, names)
+    else:
+        raise ExportError(f"{target} is of type {type(found).__name__}; it must be a torch.nn.Module or an ExportSpec")
+    return replace(found, **extra)
+
+
 def read_data(path: str | Path) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
     """Inputs by name, each `[n, ...]`, and labels (array `y`) or None, from an .npz file.
 
@@ -63,8 +106,11 @@ def read_data(path: str | Path) -> tuple[dict[str, NDArray[Any]], NDArray[Any] |
             arrays = {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise ExportError(f"{path}: not found") from None
-    except (OSError, ValueError, TypeError, BadZipFile) as error:
-        raise ExportError(f"{path}: is not an .npz file of plain arrays ({error})") from error
+    except (EOFError, ValueError, TypeError, BadZipFile) as error:
+        # NumPy's own sentence would recommend to allow pickles.
+        raise ExportError(f"{path}: is not an .npz file of plain arrays; write it with numpy.savez") from error
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be read ({error.strerror or error}); mend that") from error
     labels = arrays.pop(LABELS, None)
     if not arrays:
         raise ExportError(f"{path}: holds no input; it needs an array per input (`x` [n, ...]) and may have labels `y`")

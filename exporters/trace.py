@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from trimtab.exporters.inner_norms import INNER, NORMS, PLAIN_FORWARDS, Rerouted, reroute
 from trimtab.exporters.marked import Array, Layer, Marked, Shape, place_of_samples
 from trimtab.runtime.bundle import Input
 from trimtab.runtime.errors import ExportError
@@ -26,36 +27,23 @@ OPSET = 18
 """What torch's exporter writes natively; later ones are made by a version conversion that it may refuse."""
 
 HEADS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
-PLAIN_FORWARDS = (
-    _BatchNorm.forward,
-    nn.SyncBatchNorm.forward,
-    _InstanceNorm.forward,
-    nn.GroupNorm.forward,
-    nn.LayerNorm.forward,
-)
+MIXED = 1e-3
+"""From this difference on, beside the output's size, a sample's output is not its own."""
 
 
-class NormMarker(nn.Module):
-    """Stands where a norm stood and leaves `trimtab::Norm` in the ONNX graph."""
+@dataclass
+class NormMarker:
+    """Stands in for the forward of a norm and leaves `trimtab::Norm` in the ONNX graph."""
 
-    def __init__(self, layer: str) -> None:
-        super().__init__()
-        self.layer = layer
+    layer: str
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         return _marker("Norm", x, {"layer": self.layer, "shape": _shape(x)})
 
 
-class FeatureMarker(nn.Module):
-    """Marks the input of the last layer."""
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, x: Tensor) -> Any:
-        return self.head(_marker("Features", x, {"shape": _shape(x)}))
+def mark_features(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A hook before the last layer: leaves `trimtab::Features` in the ONNX graph."""
+    return (_marker("Features", args[0], {"shape": _shape(args[0])}), *args[1:])
 
 
 class Whole(nn.Module):
@@ -87,7 +75,7 @@ def _shape(x: Tensor) -> list[int]:
 
 @dataclass
 class Rehearsal:
-    """What two eager runs, of 2 and of 3 samples, show of a model."""
+    """What eager runs, of 2 and of 3 samples, show of a model."""
 
     shapes: dict[str, list[tuple[Shape, Shape]]] = field(default_factory=dict)
     """Norm -> shape of its input at each use, with 2 and with 3 samples; in the order of execution."""
@@ -99,20 +87,54 @@ class Rehearsal:
 
 def prepare(model: nn.Module) -> tuple[nn.Module, list[str]]:
     """A copy for export: on the CPU, float32, in evaluation mode. And notes for people."""
-    kinds = {t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()}
     model = getattr(model, "_orig_mod", model)  # of torch.compile
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ExportError(
+                f"{name or 'the model'} is TorchScript, which torch.onnx.export does not take; give the module that it "
+                "was made from, or write an ONNX file elsewhere and use `trimtab import`"
+            )
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    for name, tensor in tensors:
+        if nn.parameter.is_lazy(tensor):
+            raise ExportError(
+                f"{name} has no values yet; run the model on a batch once, so that lazy modules have a shape"
+            )
+    kinds = {t.dtype for _, t in tensors if t.is_floating_point()}
     try:
         copied = copy.deepcopy(model).to("cpu").float().eval()
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise ExportError(f"the model cannot be copied: {first_line(error)}") from error
-    copied.requires_grad_(False)
     others = sorted(str(k).removeprefix("torch.") for k in kinds - {torch.float32})
-    return copied, [f"the model's {', '.join(others)} values were converted to float32"] if others else []
+    notes = [f"the model's {', '.join(others)} values were converted to float32"] if others else []
+    for name, module in list(copied.named_modules()):
+        if isinstance(module, NORMS):
+            _settle(module)
+            if type(module).forward not in PLAIN_FORWARDS and reroute(module):
+                notes.append(f"{name} ({type(module).__name__}) is a norm and more; the norm in it is {name}.{INNER}")
+    copied.requires_grad_(False)
+    return copied, notes
+
+
+def _settle(module: nn.Module) -> None:
+    """Make parametrised values plain ones. `remove_parametrizations` would change the class, which the caller's module
+    shares with its copy."""
+    parts = module._modules.get("parametrizations")
+    if not isinstance(parts, nn.ModuleDict):
+        return
+    values = {part: getattr(module, part).detach().clone() for part in parts}
+    del module.parametrizations
+    module.__class__ = type(module).__mro__[1]
+    for part, value in values.items():
+        module.register_parameter(part, nn.Parameter(value))
 
 
 def rehearse(whole: Whole, example: Sequence[Tensor], norms: Mapping[str, nn.Module], head: str | None) -> Rehearsal:
-    """Run the model with 2 and with 3 samples and look at the shapes. Raises ExportError where it cannot run."""
+    """Run the model with 1, 2 and 3 samples and look at the shapes. Raises ExportError where it cannot run."""
     seen = Rehearsal()
+    alone = torch.zeros(0)
     executed: list[tuple[str, Shape, Shape]] = []
     runs: list[dict[str, list[Shape]]] = []
     hooks = []
@@ -125,20 +147,27 @@ def rehearse(whole: Whole, example: Sequence[Tensor], norms: Mapping[str, nn.Mod
         if isinstance(module, HEADS) and name not in norms:
             hooks.append(module.register_forward_hook(_head_recorder(name, executed)))
     try:
-        for samples in (2, 3):
+        for samples in (1, 2, 3):
             runs.append({})
             executed.clear()
             y = _run(whole, [_repeat(x, samples) for x in example])
             if y.dim() != 2 or y.shape[0] != samples or not y.is_floating_point():
+                kind = str(y.dtype).removeprefix("torch.")
                 raise ExportError(
-                    f"the model gives {list(y.shape)} ({str(y.dtype).removeprefix('torch.')}) for {samples} samples; a "
-                    "bundle needs floating point [N, K]"
+                    f"the model gives {list(y.shape)} ({kind}) for a batch of {samples}; a bundle needs floating point "
+                    "[N, K]"
                 )
+            alone = y[0] if samples == 1 else alone
     finally:
         for hook in hooks:
             hook.remove()
+    if (y[0] - alone).abs().max() > MIXED * max(1.0, float(alone.abs().max())):
+        raise ExportError(
+            "the model gives a sample another output beside other samples than alone, or is random; in a bundle every "
+            "sample stands for itself"
+        )
     seen.outputs = y.shape[1]
-    two, three = runs
+    _, two, three = runs
     seen.shapes = {name: list(zip(two[name], three[name], strict=True)) for name in three}
     _find_head(seen, executed, head)
     return seen
@@ -217,6 +246,8 @@ def find_norms(model: nn.Module, frozen: Sequence[str], notes: list[str]) -> dic
     found: dict[str, nn.Module] = {}
     for name, module in names.items():
         if not isinstance(module, NORMS) or any(f"{name}.".startswith(f"{part}.") for part in frozen):
+            continue
+        if isinstance(vars(module).get("forward"), Rerouted):
             continue
         if type(module).forward not in PLAIN_FORWARDS:
             notes.append(f"{name} ({type(module).__name__}) computes its own forward and is left as it is")
@@ -319,23 +350,17 @@ def trace(
             notes.append(f"{name}: is never run, so it is left out")
 
     marking = copy.deepcopy(whole)
-    replacements: dict[int, nn.Module] = {}
     by_path = dict(marking.model.named_modules())
     for layer in layers:
-        replacements[id(by_path[layer.name])] = NormMarker(layer.name)
+        # Not the module itself is replaced: others may look at its attributes.
+        by_path[layer.name].forward = NormMarker(layer.name)
     features = 0
     axis = -1
     if seen.head:
         module = by_path[seen.head]
         axis = -1 if isinstance(module, nn.Linear) else 1
         features = seen.features_shape[axis]
-        replacements[id(module)] = FeatureMarker(module)
-    for parent in list(marking.modules()):
-        if isinstance(parent, FeatureMarker):
-            continue
-        for key, child in parent._modules.items():
-            if child is not None and id(child) in replacements:
-                parent._modules[key] = replacements[id(child)]
+        module.register_forward_pre_hook(mark_features)
     proto = _to_onnx(marking, example)
     marked = Marked(
         model=proto,

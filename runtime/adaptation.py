@@ -11,27 +11,21 @@ never waits for it.
 from __future__ import annotations
 
 import logging
-import queue
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.adapters import catalogue
-from trimtab.adapters.guard import CONFIRMED, ERROR, judge
 from trimtab.adapters.memory import BalancedMemory
-from trimtab.adapters.methods import Context, Declined, Method, Windows
+from trimtab.adapters.methods import Windows
 from trimtab.adapters.versions import Versions
 from trimtab.drift.monitor import Alarm
 from trimtab.runtime.blocks import Label, Sample
-from trimtab.runtime.bundle import Bundle
-from trimtab.runtime.config import Config
 from trimtab.runtime.decisions import Event
-from trimtab.runtime.errors import ConfigError, InferenceError
-from trimtab.runtime.sessions import Engine, Executor
+from trimtab.runtime.errors import ConfigError
+from trimtab.runtime.tries import Attempt, Job, Plan, attempted, judged, short
 
 log = logging.getLogger(__name__)
 
@@ -45,102 +39,6 @@ HOLDOUT_RUN = 8
 
 LONGEST_WAIT = 1024
 """Windows between two tries at the most: the wait doubles while nothing is found."""
-
-
-class Plan:
-    """What the streams of a pipeline share: the model as the methods see it, the methods, and the executor.
-
-    Raises ConfigError where a method or one of its options is unknown.
-    """
-
-    def __init__(self, bundle: Bundle, config: Config, engine: Engine, executor: Executor) -> None:
-        self.bundle = bundle
-        self.config = config.adaptation
-        self.engine = engine
-        manifest = bundle.manifest
-        self.context = Context(
-            bundle.layout,
-            bundle.source,
-            manifest.inputs,
-            manifest.norms,
-            manifest.task,
-            len(manifest.outputs),
-            engine.probe,
-        )
-        self.methods: list[Method] = []
-        for name in set(self.config.options) - set(self.config.methods):
-            raise ConfigError(
-                f"adaptation.options.{name}: no such method among adaptation.methods; add it there or drop this"
-            )
-        if self.config.policy != "off":
-            for name in self.config.methods:
-                try:
-                    self.methods.append(catalogue.build(name, self.config.options.get(name, {})))
-                except ValueError as error:
-                    raise ConfigError(f"adaptation.options.{name}: {error}") from None
-        # A stream is drifted no more when its signals are back among those of the source.
-        self.settled = {
-            name: float(np.quantile(values[np.isfinite(values)], 0.9))
-            for name, values in bundle.source.reference.items()
-            if np.isfinite(values).any()
-        }
-        self._executor = executor
-        self._finished: deque[Job] = deque()
-
-    def run(self, job: Job, work: Callable[[], Attempt]) -> None:
-        """Do a job's work on the executor; its outcome is among `finished` afterwards, whatever happens."""
-
-        def whole() -> None:
-            try:
-                job.attempt = work()
-            except InferenceError as error:
-                job.attempt = Attempt(failure=str(error))
-            finally:
-                self._finished.append(job)
-
-        try:
-            self._executor.submit(whole)
-        except queue.Full:
-            job.attempt = Attempt(failure="too much other work waits; it is tried again later")
-            self._finished.append(job)
-
-    @property
-    def any_finished(self) -> bool:
-        """Whether `finished` has something to give."""
-        return bool(self._finished)
-
-    def finished(self) -> list[Job]:
-        """The jobs that have finished since the last call."""
-        jobs = []
-        while self._finished:
-            jobs.append(self._finished.popleft())
-        return jobs
-
-
-@dataclass(slots=True)
-class Attempt:
-    """What one try, or the judgement at the end of probation, came to."""
-
-    theta: NDArray[np.float32] | None = None
-    """The vector to take; None: stay."""
-    known: int | None = None
-    """The number of the earlier version that it is, where it is one."""
-    accepted: list[str] = field(default_factory=list)
-    trail: list[dict[str, Any]] = field(default_factory=list)
-    """One entry a method: what it proposed or why it did not, and the guard's scores."""
-    final: bool = False
-    """This was the judgement at the end of probation."""
-    worse: bool = False
-    """... and the vector on probation was found worse than the one before."""
-    failure: str | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """A try, or a judgement, that is under way for a stream."""
-
-    stream: str
-    attempt: Attempt = field(default_factory=lambda: Attempt(failure="it ended without an outcome"))
 
 
 class Gathered:
@@ -184,6 +82,7 @@ class Adaptation:
         self._until = 0  # window number at which probation, or the rest after a roll-back, ends
         self._before: int | None = None  # version to fall back to while on probation
         self._sequence = 0
+        self._told: tuple[DriftState, int] = ("stable", 0)  # state and version that were last published
 
     @property
     def version(self) -> int:
@@ -199,10 +98,7 @@ class Adaptation:
 
     def alarmed(self, alarm: Alarm, sample: Sample) -> list[Event]:
         """The monitor raised an alarm at `sample`: start gathering, whatever was going on."""
-        self._job = None
-        self._gathered = Gathered(self.plan, sample.sequence)
-        self._wait = self.plan.config.retry
-        self._next = sample.sequence + self.plan.config.minimum
+        self._gather(sample.sequence)
         event = Event(
             f"drift/{self.stream}",
             {
@@ -211,16 +107,24 @@ class Adaptation:
                 "time": sample.time,
                 "signal": alarm.signal,
                 "detector": alarm.detector,
-                "statistic": _short(alarm.statistic),
-                "threshold": _short(alarm.threshold),
+                "statistic": short(alarm.statistic),
+                "threshold": short(alarm.threshold),
                 "onset": max(0, sample.sequence - alarm.onset) if alarm.onset is not None else None,
                 "version": self.version,
             },
         )
         return [event, *self._enter("drifted", sample.sequence, sample.time)]
 
+    def _gather(self, sequence: int) -> None:
+        """Remember windows from `sequence` on, and drop a try that is under way: it knows nothing of them."""
+        self._job = None
+        self._gathered = Gathered(self.plan, sequence)
+        self._wait = self.plan.config.retry
+        self._next = sequence + self.plan.config.minimum
+
     def pressed(self, pressure: float, sample: Sample) -> list[Event]:
         """No alarm at `sample`; the strongest detector stands at `pressure` of its threshold."""
+        self._sequence = sample.sequence
         if self.state == "stable" and pressure >= SUSPECT:
             return self._enter("suspect", sample.sequence, sample.time)
         if self.state == "suspect" and pressure < SUSPECT:
@@ -241,22 +145,24 @@ class Adaptation:
         if self._job is not None:
             return []
         if self.state == "probation" and sample.sequence >= self._until:
-            self._start(self._judge_probation, gathered)
+            self._start_judgement(gathered)
         elif self.state == "drifted" and self._settled(gathered):
             self._gathered = None
             return self._enter("stable", sample.sequence, sample.time)
         elif sample.sequence >= self._next and self._may_try(gathered):
             events = self._enter("adapting", sample.sequence, sample.time) if self.state == "drifted" else []
-            self._start(self._try, gathered)
+            self._start_try(gathered)
             return events
         return []
 
     def label(self, sequence: int, label: Label) -> bool:
-        """A true label came late. Returns whether its window is still remembered."""
+        """A true label came late. Returns whether its window is still remembered. Raises ValueError on no class."""
+        classes = self.plan.bundle.manifest.classes
+        if isinstance(label, str) and label not in classes:
+            raise ValueError(f"{self.stream}: label {label!r} is none of the classes {', '.join(classes)}")
+        value = float(classes.index(label)) if isinstance(label, str) else float(label)
         if self._gathered is None:
             return False
-        classes = self.plan.bundle.manifest.classes
-        value = float(classes.index(label)) if isinstance(label, str) else float(label)
         return self._gathered.adapt.label(sequence, value) or self._gathered.held.label(sequence, value)
 
     def _may_try(self, gathered: Gathered) -> bool:
@@ -284,62 +190,20 @@ class Adaptation:
 
     # -- tries, on the executor -------------------------------------------------------------------------------------
 
-    def _start(self, work: Callable[[Windows, Windows], Attempt], gathered: Gathered) -> None:
+    def _start(self, work: Callable[[Windows, Windows], Attempt], gathered: Gathered, final: bool = False) -> None:
+        """Hand `work` to the executor with copies of the windows. It must not touch what the loop may change."""
         windows, held = gathered.adapt.windows(), gathered.held.windows()
-        self._job = Job(self.stream)
+        self._job = Job(self.stream, final)
         self.plan.run(self._job, lambda: work(windows, held))
 
-    def _try(self, windows: Windows, held: Windows) -> Attempt:
-        """Recall an earlier version if one fits better; then every method, each on top of what was accepted."""
-        plan = self.plan
-        attempt = Attempt()
-        theta = self.versions.current.theta
-        best = 0.0
-        for version in self.versions.candidates():
-            verdict = judge(plan.context, theta, version.theta, held, plan.config.guard.margin)
-            if verdict.accepted and verdict.gain > best:
-                best = verdict.gain
-                attempt.theta, attempt.known = version.theta, version.number
-                attempt.accepted = [f"recall of version {version.number}"]
-                attempt.trail = [
-                    {"method": "recall", "accepted": True, "version": version.number, **_figures(verdict.scores)}
-                ]
-        if attempt.theta is not None:
-            theta = attempt.theta
-        for method in plan.methods:
-            proposal = method.propose(plan.context, theta, windows)
-            if isinstance(proposal, Declined):
-                attempt.trail.append(
-                    {"method": method.name, "accepted": False, "reason": proposal.reason, **_figures(proposal.evidence)}
-                )
-                continue
-            error = CONFIRMED if proposal.tested else ERROR
-            verdict = judge(plan.context, theta, proposal.theta, held, plan.config.guard.margin, error)
-            attempt.trail.append(
-                {
-                    "method": method.name,
-                    "accepted": verdict.accepted,
-                    **_figures(proposal.evidence),
-                    **_figures(verdict.scores),
-                }
-            )
-            if verdict.accepted:
-                theta = attempt.theta = proposal.theta
-                attempt.known = None
-                attempt.accepted.append(method.name)
-        return attempt
+    def _start_try(self, gathered: Gathered) -> None:
+        current, earlier = self.versions.current, self.versions.candidates()
+        self._start(lambda windows, held: attempted(self.plan, current, earlier, windows, held), gathered)
 
-    def _judge_probation(self, windows: Windows, held: Windows) -> Attempt:
-        """Is the vector before the switch clearly better on the newest windows after all?"""
-        attempt = Attempt(final=True)
-        if self._before is not None:
-            before = self.versions.get(self._before)
-            verdict = judge(
-                self.plan.context, self.versions.current.theta, before.theta, held, self.plan.config.guard.margin
-            )
-            attempt.worse = verdict.accepted
-            attempt.trail.append({"method": "probation", "accepted": not verdict.accepted, **_figures(verdict.scores)})
-        return attempt
+    def _start_judgement(self, gathered: Gathered) -> None:
+        current = self.versions.current.theta
+        before = None if self._before is None else self.versions.find(self._before)
+        self._start(lambda _, held: judged(self.plan, current, before, held), gathered, final=True)
 
     def collect(self, job: Job, now: float) -> list[Event]:
         """Take up the outcome of a finished job. One that an alarm or a command has overtaken is passed over."""
@@ -347,72 +211,94 @@ class Adaptation:
             return []
         self._job = None
         attempt = job.attempt
-        sequence = self._sequence
+        before = self.version
+        if attempt.theta is not None:
+            try:
+                self._use(attempt.theta, attempt.known, attempt, now)
+            except ConfigError as error:
+                attempt = Attempt(trail=attempt.trail, failure=str(error))
         if attempt.failure is not None:
             log.error("%s: an adaptation failed: %s", self.stream, attempt.failure)
-        if attempt.final:
-            return self._end_probation(attempt, sequence, now)
+        if job.final:
+            return self._end_probation(attempt, now) if attempt.failure is None else self._judge_later()
+        sequence = self._sequence
         if attempt.theta is None:
             self._next = sequence + self._wait
             # While the memory fills, evidence grows by every window; from then on it hardly does.
             if self._gathered is not None and self._gathered.seen >= self.plan.config.memory:
                 self._wait = min(2 * self._wait, LONGEST_WAIT)
             events = self._enter("drifted", sequence, now) if self.state == "adapting" else []
-            return [self._report(attempt, self.version, self.version, False, now), *events]
-        before = self.version
+            return [self._report(attempt, before, before, False, now), *events]
         if self._before is None or self.state != "probation":
             self._before = before
-        evidence = {key: value for entry in attempt.trail for key, value in entry.items() if isinstance(value, float)}
-        if attempt.known is not None:
-            self.versions.recall(attempt.known, now)
+        return [self._report(attempt, before, self.version, True, now), *self._enter("probation", sequence, now)]
+
+    def _end_probation(self, attempt: Attempt, now: float) -> list[Event]:
+        before, version = self._before, self.version
+        if not attempt.worse or before is None:
+            self._before = self._gathered = None
+            return self._enter("stable", self._sequence, now)
+        try:
+            self._use(self.versions.get(before).theta, before, attempt, now)
+        except ConfigError as error:
+            log.error("%s: cannot be rolled back: %s", self.stream, error)
+            return self._judge_later()
+        self._before = self._gathered = None
+        report = self._report(attempt, version, self.version, False, now, rolled_back=True)
+        return [report, *self._enter("rolled_back", self._sequence, now)]
+
+    def _judge_later(self) -> list[Event]:
+        """The judgement failed, or could not be carried out: what was not judged stays on probation."""
+        self._until = self._sequence + self._wait
+        self._wait = min(2 * self._wait, LONGEST_WAIT)
+        return []
+
+    def _use(self, theta: NDArray[np.float32], known: int | None, attempt: Attempt, now: float) -> None:
+        """Take `theta` into use, as the earlier version `known` or as a new one.
+
+        Raises ConfigError where the bank has no row left, ValueError where another version is pinned; nothing is
+        changed then.
+        """
+        if self.versions.pinned is not None and self.versions.pinned != known:
+            raise ValueError(f"{self.stream}: version {self.versions.pinned} is pinned; unpin it first")
+        self.plan.engine.bind(self.stream, None if known == 0 else theta)
+        if known is not None:
+            self.versions.recall(known, now)
         else:
-            self.versions.add(attempt.theta, "+".join(attempt.accepted), evidence, now)
-        self._switched(sequence)
-        return [
-            self._report(attempt, before, self.version, True, now),
-            *self._enter("probation", sequence, now),
-        ]
-
-    def _end_probation(self, attempt: Attempt, sequence: int, now: float) -> list[Event]:
-        before = self.version
-        self._gathered = None
-        if not attempt.worse or self._before is None:
-            self._before = None
-            return self._enter("stable", sequence, now)
-        self.versions.recall(self._before, now)
-        self._before = None
-        self._switched(sequence)
-        return [
-            self._report(attempt, before, self.version, False, now),
-            *self._enter("rolled_back", sequence, now),
-        ]
-
-    def _switched(self, sequence: int) -> None:
-        """The vector in use changed: bind it, and let everything that judged the old one begin anew."""
-        current = self.versions.current
-        self.plan.engine.bind(self.stream, None if current.number == 0 else current.theta)
+            evidence = {
+                key: value
+                for entry in attempt.trail
+                if entry["accepted"]  # what spoke against another method is no evidence for this version
+                for key, value in entry.items()
+                if isinstance(value, float)
+            }
+            self.versions.add(theta, "+".join(attempt.accepted), evidence, now)
+        # Everything that judged the old vector begins anew.
         self.rebaseline = True
         self.changed = True
-        self._until = sequence + self.plan.config.guard.probation
+        self._until = self._sequence + self.plan.config.guard.probation
         if self._gathered is not None:
             # What is slower to show may still be added, and a hasty switch be mended, until the memory is full.
             self._until = max(self._until, self._gathered.since + self.plan.config.memory + self.plan.config.minimum)
         self._wait = self.plan.config.retry
-        self._next = sequence + self._wait
+        self._next = self._sequence + self._wait
 
     # -- commands ---------------------------------------------------------------------------------------------------
 
-    def pause(self) -> list[Event]:
-        """Try nothing until `resume`; drift is still watched and a probation still judged."""
+    def pause(self, now: float) -> list[Event]:
+        """Try nothing until `resume`, and drop a try that is under way; drift is still watched."""
         self.paused = True
-        return []
+        if self.state != "adapting":
+            return []
+        self._job = None
+        return self._enter("drifted", self._sequence, now)
 
     def resume(self) -> list[Event]:
         self.paused = False
         return []
 
     def reset(self, now: float) -> list[Event]:
-        """Back to the source's vector."""
+        """Back to the source's vector. Raises ValueError where another is pinned."""
         return self._go_to(0, "reset", now)
 
     def rollback(self, now: float) -> list[Event]:
@@ -424,9 +310,17 @@ class Adaptation:
 
     def pin(self, number: int | None, now: float) -> list[Event]:
         """Use version `number` (None: the present one) and adapt no more. Raises ValueError where there is no such."""
-        events = [] if number is None or number == self.version else self._go_to(number, "pin", now)
-        self.versions.pin(self.version)
-        self.changed = True
+        number = self.version if number is None else number
+        self.versions.get(number)
+        pinned = self.versions.pinned
+        self.versions.unpin()
+        try:
+            events = self._go_to(number, "pin", now)
+        except ConfigError:
+            if pinned is not None:
+                self.versions.pin(pinned)
+            raise
+        self.versions.pin(number)
         return events
 
     def unpin(self) -> list[Event]:
@@ -435,22 +329,24 @@ class Adaptation:
         return []
 
     def adapt(self, now: float) -> list[Event]:
-        """Start gathering now and try as soon as there are windows enough, alarm or none."""
+        """Start gathering now and try as soon as there are windows enough, alarm or none.
+
+        Raises ValueError where adaptation is off or a version is pinned.
+        """
         if not self.plan.methods:
             raise ValueError("adaptation.policy is off; set it to on_drift and reload")
-        self._job = None
-        self._gathered = Gathered(self.plan, self._sequence)
-        self._wait = self.plan.config.retry
-        self._next = self._sequence + self.plan.config.minimum
+        if self.versions.pinned is not None:
+            raise ValueError(f"{self.stream}: version {self.versions.pinned} is pinned; unpin it first")
+        self._gather(self._sequence)
         return self._enter("drifted", self._sequence, now)
 
     def _go_to(self, number: int, reason: str, now: float) -> list[Event]:
+        """Somebody decided: whatever was under way ends."""
         before = self.version
-        self.versions.recall(number, now)
+        self._use(self.versions.get(number).theta, number, Attempt(), now)
         self._job = None
         self._gathered = None
         self._before = None
-        self._switched(self._sequence)
         report = self._report(Attempt(accepted=[reason]), before, self.version, True, now)
         return [report, *self._enter("stable", self._sequence, now)]
 
@@ -466,8 +362,11 @@ class Adaptation:
             "before": self._before,
         }
 
-    def restore(self, snapshot: dict[str, Any]) -> None:
-        """Continue from `snapshot`; `versions` has been restored before."""
+    def restore(self, snapshot: dict[str, Any], now: float) -> list[Event]:
+        """Continue from `snapshot`; `versions` has been restored before.
+
+        Raises ConfigError where the bank has no row left.
+        """
         self.state = snapshot["state"]
         self.paused = bool(snapshot["paused"])
         self._sequence = int(snapshot["sequence"])
@@ -476,21 +375,33 @@ class Adaptation:
         current = self.versions.current
         if current.number != 0:
             self.plan.engine.bind(self.stream, current.theta)
+        self._told = (self.state, self.version)
         if self.state in ("drifted", "adapting", "probation"):
-            self.state = "drifted" if self.state == "adapting" else self.state
-            self._gathered = Gathered(self.plan, self._sequence)
-            self._next = self._sequence + self.plan.config.minimum
+            self._gather(self._sequence)
+        # A try that was under way is lost.
+        return self._enter("drifted", self._sequence, now) if self.state == "adapting" else []
+
+    def begin_anew(self, sequence: int, now: float) -> list[Event]:
+        """Forget everything, also what the engine, the journal and the broker still hold of the stream."""
+        self._sequence = sequence
+        self.changed = True
+        self.plan.engine.bind(self.stream, None)
+        return [self._tell(sequence, now)]
 
     # -- reports ----------------------------------------------------------------------------------------------------
 
     def _enter(self, state: DriftState, sequence: int, time: float) -> list[Event]:
-        if state == self.state:
-            return []
         self.state = state
-        payload = {"stream": self.stream, "state": state, "version": self.version, "sequence": sequence, "time": time}
-        return [Event(f"state/{self.stream}", payload, retain=True)]
+        return [self._tell(sequence, time)] if self._told != (state, self.version) else []
 
-    def _report(self, attempt: Attempt, before: int, after: int, accepted: bool, now: float) -> Event:
+    def _tell(self, sequence: int, time: float) -> Event:
+        self._told = self.state, self.version
+        facts = {"stream": self.stream, "state": self.state, "version": self.version}
+        return Event(f"state/{self.stream}", {**facts, "sequence": sequence, "time": time}, retain=True)
+
+    def _report(
+        self, attempt: Attempt, before: int, after: int, accepted: bool, now: float, rolled_back: bool = False
+    ) -> Event:
         payload: dict[str, Any] = {
             "stream": self.stream,
             "sequence": self._sequence,
@@ -501,17 +412,8 @@ class Adaptation:
             "methods": attempt.accepted,
             "trail": attempt.trail,
         }
-        if attempt.final:
+        if rolled_back:
             payload["rolled_back"] = True
         if attempt.failure is not None:
             payload["failure"] = attempt.failure
         return Event(f"adaptation/{self.stream}", payload)
-
-
-def _short(value: float) -> float:
-    """Six significant digits: figures for people, equal on every machine."""
-    return float(f"{value:.6g}")
-
-
-def _figures(figures: Any) -> dict[str, float]:
-    return {key: _short(value) for key, value in figures.items()}

@@ -21,7 +21,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from trimtab.adapters.parameters import Kind, Parameter, ParameterLayout
+from trimtab.adapters.parameters import Kind, ParameterLayout
 from trimtab.runtime.errors import BundleError
 from trimtab.runtime.validation import NotYaml, listed, read_yaml, sentence, shown
 
@@ -143,9 +143,11 @@ class Manifest(Strict):
             raise ValueError("graphs: the serve graph is missing")
         if self.window is not None and len(self.inputs[0].shape) != 2:
             raise ValueError("window: only an input of shape [channels, rows] can be windowed")
-        if self.window is not None and (len(self.inputs) > 1 or self.inputs[0].shape[1] != self.window.rows):
+        if self.window is not None and len(self.inputs) > 1:
+            raise ValueError("window: only a bundle with one input can be windowed")
+        if self.window is not None and self.inputs[0].shape[1] != self.window.rows:
             raise ValueError(
-                f"window.rows: a window of {self.window.rows} rows is not the one input's shape {self.inputs[0].shape}"
+                f"window.rows: a window of {self.window.rows} rows does not fit an input of {self.inputs[0].shape}"
             )
         _once("inputs", [i.name for i in self.inputs])
         _once("classes", self.classes)
@@ -190,7 +192,7 @@ class Source:
     class_feature_mean: NDArray[np.float64]
     """[K, F]; zeros where a class has no source sample. Regression: [0, F]."""
     class_feature_cov: NDArray[np.float64]
-    """[K, F, F]; regression: [0, F, F]."""
+    """[K, F, F]; [1, F, F], pooled within classes, where there are too many of them; regression: [0, F, F]."""
     reference: dict[str, NDArray[np.float64]]
     """Scalar signals per source window in recorded order (see trimtab.drift.signals), for calibration:
     keys `divergence`, `departure`, `distance`, `entropy` (those that apply), each [n]."""
@@ -211,6 +213,11 @@ class Bundle:
         self.path = path
         self.manifest = manifest
         self.layout = ParameterLayout.of((p.name, p.kind, p.owner, p.size) for p in manifest.parameters)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the manifest, which in turn covers all files: what a journal knows a bundle by."""
+        return hashlib.sha256((self.path / "manifest.yaml").read_bytes()).hexdigest()
 
     def graph(self, which: str) -> bytes:
         """The bytes of a graph. Raises BundleError where the bundle has none of that kind."""
@@ -244,11 +251,6 @@ class Bundle:
         _check_source(source, self.manifest, file)
         return source
 
-    @property
-    def samples_shape(self) -> list[tuple[int, ...]]:
-        """Shape of one sample of each input."""
-        return [tuple(i.shape) for i in self.manifest.inputs]
-
 
 def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
     """All arrays of an NPZ file, none of them of Python objects. Raises BundleError."""
@@ -278,6 +280,8 @@ def _check_source(source: Source, manifest: Manifest, file: Path) -> None:
         "class_feature_mean": (classes, f),
         "class_feature_cov": (classes, f, f),
     }
+    if classes and len(source.class_feature_cov) == 1:
+        shapes["class_feature_cov"] = (1, f, f)
     if source.moments_centre.size:
         shapes["moments_centre"] = (2 * m,)
         shapes["moments_whitening"] = (len(source.moments_whitening), 2 * m)
@@ -321,8 +325,9 @@ def load_bundle(path: str | Path) -> Bundle:
     version = raw.get("schema_version")
     if version != SCHEMA or isinstance(version, bool):
         newer = isinstance(version, int) and version > SCHEMA
+        found = "none" if version is None else shown(version)
         raise BundleError(
-            f"{file}: schema_version: this trimtab reads version {SCHEMA}, the bundle has {shown(version)}; "
+            f"{file}: schema_version: this trimtab reads version {SCHEMA}, the bundle has {found}; "
             f"{'update trimtab, or ' if newer else ''}{AGAIN}"
         )
     try:
@@ -378,7 +383,6 @@ __all__ = [
     "Input",
     "Manifest",
     "Norm",
-    "Parameter",
     "Source",
     "Window",
     "load_bundle",

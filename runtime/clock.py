@@ -31,3 +31,20 @@ class SimulatedClock:
     def advance_to(self, moment: float) -> None:
         """Move on to `moment` (Unix seconds); an earlier one changes nothing."""
         self._now = max(self._now, moment)
+
+
+class Pace:
+    """Waits until a recording's time has come on the wall, `speed` times faster than recorded."""
+
+    def __init__(self, speed: float) -> None:
+        self._speed = speed
+        self._begun: tuple[float, float] | None = None
+
+    def wait_for(self, moment: float) -> None:
+        """Return when `moment` (seconds of the recording) has come; the first one is now."""
+        if self._begun is None:
+            self._begun = (moment, time.monotonic())
+        start, begun = self._begun
+        wait = begun + (moment - start) / self._speed - time.monotonic()
+        if wait > 0:
+            time.sleep(wait)

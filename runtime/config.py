@@ -19,7 +19,6 @@ from trimtab.runtime.validation import NotYaml, read_yaml, sentence, shown
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -187,10 +186,16 @@ class Config(Section):
         description="Name of this box; default: its host name.",
     )
     streams: list[Stream] = Field([], description="What to subscribe to. A replay needs none.")
+    max_streams: Positive = Field(
+        4096, description="Streams that there may be; a message that would begin one more is a dead letter."
+    )
     mqtt: Mqtt = Mqtt()
     sessions: Sessions = Sessions()
     batch: Batch = Batch()
-    queue: Positive = Field(4096, description="Messages that may wait for the model; more are dropped and counted.")
+    queue: Positive = Field(
+        4096,
+        description="Messages that may wait for the model; more of QoS 0 are dropped and counted, of QoS 1 not read.",
+    )
     drift: Drift = Drift()
     adaptation: Adaptation = Adaptation()
     journal: Path | None = Field(
@@ -218,6 +223,7 @@ class Config(Section):
                     f"streams.{i}.topic: {shown(stream.topic)} lies under this node's own prefix {self.prefix}, which "
                     "is not listened to; give the topic of a sensor, or set another mqtt.prefix"
                 )
+            # A broker may send what matches two filters twice, and only one of their payloads can be right.
             for k, earlier in enumerate(self.streams[:i]):
                 if overlap(stream.topic, earlier.topic):
                     raise ValueError(

@@ -13,16 +13,15 @@ import queue
 import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trimtab.runtime import intake
-from trimtab.runtime.config import Config, Stream
-from trimtab.runtime.decisions import Step
-from trimtab.runtime.errors import PayloadError, TrimtabError
+from trimtab.runtime.config import Config, Stream, said_of
+from trimtab.runtime.decisions import Event, Step
+from trimtab.runtime.errors import ConfigError, PayloadError, TrimtabError
 from trimtab.runtime.executors import Job, ThreadExecutor
 from trimtab.runtime.journal import Journal, Message, Turn, Version
 from trimtab.runtime.loading import Loaded, load
@@ -35,14 +34,14 @@ from trimtab.runtime.systemd import Notifier
 log = logging.getLogger("trimtab.daemon")
 
 TIDY = 0.5
-"""Seconds of quiet after which the journal drops what is confirmed; a busy daemon does so at every turn."""
+"""Seconds between two times that a quiet daemon drops confirmed messages from its journal; a busy one always does."""
 FAREWELL = 2.0
 """Seconds, at the least, in which the broker may confirm that this node is offline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """A signal came."""
+    """A signal or a message came: look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class Prepared:
     error: str
 
 
-Mail = Delivery | Confirmed | Wake | Worked | Prepared
+Mail = Confirmed | Wake | Worked | Prepared
 
 
 class Worker:
@@ -97,24 +96,24 @@ class Daemon:
         config = self.config
         self._routes = intake.Routes(config)
         self._form = Form.of(self.pipeline.bundle.manifest)
-        self._inbox = Inbox(config.queue)
+        self._inbox = Inbox(config.queue, lambda: self._mailbox.put(Wake()))
         self._journal = Journal(
             config.journal or path.with_suffix(".journal.db"), self._loaded.digest, config.journal_sync
         )
-        try:
-            self._resume()
-            self._outbox = Outbox(self._journal)
-            self._link = self._connect()
-        except TrimtabError:
-            self._journal.close()
-            raise
-
-        self._held_back: deque[Delivery] = deque()
-        """Taken from the mailbox while the broker was too slow to take what we say."""
         self._messages: list[Message] = []
         self._marks: list[bytes] = []
         self._touched: dict[str, None] = {}
         self._results: list[tuple[str, bytes]] = []
+        try:
+            with said_of(path):
+                self._resume()
+            self._outbox = Outbox(self._journal)
+            self._link = self._connect()
+        except TrimtabError:
+            self._journal.close()
+            self._leave(FAREWELL)
+            raise
+
         self._orders: list[tuple[intake.Order, bytes]] = []
         """Reload commands that wait for the reload's end."""
         self._worked = False
@@ -124,7 +123,9 @@ class Daemon:
         self._reload_again = False
         self._decisions = 0
         self._failures = 0
+        self._dropped = 0
         self._next_ping = 0.0
+        self._tidied = 0.0
 
     @property
     def config(self) -> Config:
@@ -141,7 +142,7 @@ class Daemon:
         versions = self._journal.versions()
         streams = self._journal.streams()
         for name, (decided, snapshot) in streams.items():
-            self._restore(name, decided, snapshot, versions.get(name))
+            self._say(self._restore(self.pipeline, name, decided, snapshot, versions.get(name)))
         if self._journal.started_anew:
             log.warning("the journal is of another bundle: streams start anew, under their old window numbers")
         elif streams:
@@ -149,22 +150,28 @@ class Daemon:
 
     def _restore(
         self,
+        pipeline: Pipeline,
         name: str,
         decided: int,
         snapshot: dict[str, Any] | None,
         versions: tuple[Mapping[str, Any], list[Version]] | None,
-    ) -> None:
-        pipeline = self.pipeline
+    ) -> list[Event]:
+        """Continue a stream in `pipeline`, anew where that cannot be; returns what to publish about it.
+
+        Raises ConfigError where the bank has no row for its vector.
+        """
         if snapshot is not None:
             try:
                 if versions is not None:
                     pipeline.stream(name).adaptation.versions.restore(*versions)
-                pipeline.restore(name, snapshot)
-                return
+                return pipeline.restore(name, snapshot)
+            except ConfigError:
+                raise
             except (ValueError, KeyError) as error:
                 log.warning("%s: starts anew, its journalled state does not fit: %s", name, error)
                 pipeline.streams.pop(name, None)
-        pipeline.renumber(name, decided)
+        self._touched[name] = None
+        return pipeline.renumber(name, decided)
 
     def _connect(self) -> Link:
         """A connection as configured, with everything unconfirmed on its way over it; not started yet."""
@@ -193,6 +200,7 @@ class Daemon:
         """
         self._catch_signals()
         self._link.start()
+        self._flush()  # what there is to say of streams that began anew
         config = self.config
         log.info(
             "serving %s as %s: %d topic filters, providers %s",
@@ -214,8 +222,15 @@ class Daemon:
         finally:
             self._link.close(FAREWELL)
             self._journal.close()
-            self._worker.close(FAREWELL)
-            self.pipeline.engine.close()
+            self._leave(self.config.drain)
+
+    def _leave(self, patience: float) -> None:
+        """End the worker thread: a process that ends while one is within ONNX Runtime aborts.
+
+        A try or a build that is under way ends at its next call of the engine, which is closed first.
+        """
+        self.pipeline.engine.close()
+        self._worker.close(patience)
 
     def _catch_signals(self) -> None:
         def stop(*_: object) -> None:
@@ -234,7 +249,7 @@ class Daemon:
 
     def _patience(self) -> float | None:
         """Seconds to wait for mail: until the next batch or ping is due; None: as long as it takes."""
-        if self._held_back and self._room():
+        if len(self._inbox):
             return 0.0
         waits = []
         due = self.pipeline.due()
@@ -248,34 +263,18 @@ class Daemon:
         return min(waits, default=None)
 
     def _receive(self, patience: float | None) -> None:
-        """Look at the mail: wait for the first piece, then take what is there, up to a full batch."""
-        waited = False
+        """Wait for mail and read it; then take messages, up to a full batch."""
         try:
-            while self._held_back and self._room():
-                self._take(self._held_back.popleft())
-            mail = self._mailbox.get(timeout=patience) if patience != 0.0 else self._mailbox.get_nowait()
-            waited = True
+            self._open(self._mailbox.get(timeout=patience) if patience != 0.0 else self._mailbox.get_nowait())
             while True:
-                self._open(mail)
-                if not self._room():
-                    return
-                mail = self._mailbox.get_nowait()
+                self._open(self._mailbox.get_nowait())
         except queue.Empty:
-            if not waited and patience and self._outbox.untidy and self.pipeline.due() is None:
-                self._outbox.tidy()
-
-    def _room(self) -> bool:
-        return self.pipeline.waiting < self.config.batch.size and self._outbox.backlog < self.config.queue
+            pass
+        while len(self._inbox) and self.pipeline.waiting < self.config.batch.size:
+            self._take(self._inbox.take())
 
     def _open(self, mail: Mail) -> None:
         match mail:
-            case Delivery():
-                if self._stop_asked:
-                    return  # not acknowledged: it comes again after the next start
-                if self._outbox.backlog >= self.config.queue or self._held_back:
-                    self._held_back.append(mail)
-                else:
-                    self._take(mail)
             case Confirmed():
                 self._outbox.confirm(mail.keys)
             case Worked():
@@ -292,6 +291,9 @@ class Daemon:
         if self._worked or (due is not None and self._is_due(due)):
             self._worked = False
             self._absorb(self.pipeline.step())
+        elif self._outbox.untidy and due is None and not len(self._inbox) and time.monotonic() - self._tidied > TIDY:
+            self._tidied = time.monotonic()
+            self._outbox.tidy()
         self._flush()
 
     def _is_due(self, due: float) -> bool:
@@ -299,19 +301,21 @@ class Daemon:
         if ahead <= 0.0 or ahead > self.config.batch.deadline:  # the latter: the wall clock was set back
             return True
         # Nothing more can come before something is acknowledged: waiting for others would be in vain.
-        return self._link.saturated and self._mailbox.empty()
+        return self._link.saturated and not len(self._inbox)
 
     def _absorb(self, step: Step) -> None:
         prefix = self.config.prefix
-        messages = self._messages
         for decision in step.decisions:
-            messages.append(Message(f"{prefix}/decision/{decision.stream}", _json(decision.payload())))
-        for event in step.events:
-            messages.append(Message(f"{prefix}/{event.topic}", _json(event.payload), event.retain))
+            self._messages.append(Message(f"{prefix}/decision/{decision.stream}", _json(decision.payload())))
+        self._say(step.events)
         self._decisions += len(step.decisions)
         self._failures += step.failure is not None
         self._marks += [token for token in step.tokens if isinstance(token, bytes)]
         self._touched.update(dict.fromkeys(step.streams))
+
+    def _say(self, events: Sequence[Event]) -> None:
+        prefix = self.config.prefix
+        self._messages += [Message(f"{prefix}/{e.topic}", _json(e.payload), e.retain) for e in events]
 
     def _flush(self) -> None:
         """One transaction with everything since the last; then publish."""
@@ -348,15 +352,17 @@ class Daemon:
         return (
             f"{'connected' if self._link.connected.is_set() else 'no connection'}; "
             f"{len(self.pipeline.streams)} streams, {self._decisions} decisions, "
-            f"{self._outbox.backlog} to be confirmed, {counts.dropped} messages dropped, "
+            f"{self._outbox.backlog} to be confirmed, {counts.dropped + self._dropped} messages dropped, "
             f"{self._failures} batches failed"
         )
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
     def _take(self, delivery: Delivery) -> None:
-        self._inbox.taken += 1
         route = self._routes.of(delivery.topic)
+        if not delivery.qos and self._outbox.backlog >= self.config.queue:
+            self._dropped += 1  # the broker sends faster than it takes what we say
+            return
         if route is None or delivery.retain:  # what a broker kept of a topic is no new sample, and no new command
             self._link.acknowledge([delivery])
             return
@@ -387,6 +393,7 @@ class Daemon:
                 self.pipeline.offer(block)
             except PayloadError as error:
                 self._bury(delivery, mark, error)
+            delivery.payload = b""  # what waits to be acknowledged need not be kept whole
 
     def _take_label(self, delivery: Delivery, route: intake.Labels) -> None:
         mark = intake.mark(delivery, None)
@@ -427,11 +434,14 @@ class Daemon:
             self._reload_asked = True
         else:
             try:
-                self._absorb(self.pipeline.command(name, order.stream, order.version))
+                step = self.pipeline.command(name, order.stream, order.version)
             except ValueError as error:
                 self._answer(name, order, mark, str(error))
             else:
-                self._answer(name, order, mark, None)
+                self._absorb(step)
+                count, refused = len(step.streams), step.refused
+                partly = f"done for {count} of {count + len(refused)} streams; {refused[0]}" if refused else None
+                self._answer(name, order, mark, partly)
 
     def _answer(self, name: str, order: intake.Order, mark: bytes, error: str | None) -> None:
         answer: dict[str, Any] = {"id": order.id, "command": name, "ok": error is None}
@@ -467,43 +477,54 @@ class Daemon:
             self._mailbox.put(prepared)
 
     def _end_reload(self, prepared: Prepared) -> None:
+        error = prepared.error
         if prepared.loaded is not None:
-            self._switch(prepared.loaded)
-            log.info("reloaded %s", self.path)
+            try:
+                with said_of(self.path):
+                    self._switch(prepared.loaded)
+            except ConfigError as fault:
+                error = str(fault)
+        if error:
+            log.error("reload refused, the old configuration serves on: %s", error)
         else:
-            log.error("reload refused, the old configuration serves on: %s", prepared.error)
+            log.info("reloaded %s", self.path)
         self._reloading = False
         orders, self._orders = self._orders, []
         for order, mark in orders:
-            self._answer("reload", order, mark, prepared.error or None)
+            self._answer("reload", order, mark, error or None)
         self.notifier.ready()
         if self._reload_again:
             self._reload_again = False
             self._begin_reload()
 
     def _switch(self, loaded: Loaded) -> None:
-        """Go over to a new configuration between two batches: what was taken is decided by the old one."""
+        """Go over to a new configuration between two batches: what was taken is decided by the old one.
+
+        Raises ConfigError where the new bank is too small for the vectors in use; the old one then serves on.
+        """
         while self.pipeline.due() is not None:
             self._absorb(self.pipeline.step())
         self._flush()
         old, old_prefix, old_filters = self._loaded, self.config.prefix, self._routes.filters()
-        streams = {
-            name: (stream.decided, self.pipeline.snapshot(name), stream.adaptation.versions)
-            for name, stream in self.pipeline.streams.items()
-        }
+        same = loaded.digest == old.digest
+        events = []
+        try:
+            for name, stream in self.pipeline.streams.items():
+                versions = stream.adaptation.versions
+                snapshot = self.pipeline.snapshot(name) if same else None
+                kept = (versions.state(), versions.to_rows()) if same else None
+                events += self._restore(loaded.pipeline, name, stream.decided, snapshot, kept)
+        except ConfigError:
+            loaded.pipeline.engine.close()  # not the one in use, in which everything has its row
+            raise
         self._loaded = loaded
         self._form = Form.of(self.pipeline.bundle.manifest)
         self._routes = intake.Routes(self.config)
         self._inbox.capacity = self.config.queue
-        same = loaded.digest == old.digest
         if not same:
             self._journal.adopt(loaded.digest)
             log.warning("another bundle: streams start anew, under their old window numbers")
-        for name, (decided, snapshot, versions) in streams.items():
-            if same:
-                self._restore(name, decided, snapshot, (versions.state(), versions.to_rows()))
-            else:
-                self._restore(name, decided, None, None)
+        self._say(events)
         if loaded.pipeline.engine is not old.pipeline.engine:
             old.pipeline.engine.close()
         before, now = old.config, self.config
@@ -543,5 +564,8 @@ class Daemon:
         log.info("stopped after %d decisions", self._decisions)
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` would make a new encoder for each
+
+
 def _json(payload: Mapping[str, Any]) -> bytes:
-    return json.dumps(payload, separators=(",", ":")).encode()
+    return _encode(payload).encode()

@@ -73,3 +73,5 @@ class Step:
     """Whose snapshot has changed."""
     failure: str | None = None
     """Why the model gave nothing for this batch, where it failed."""
+    refused: list[str] = field(default_factory=list)
+    """Why a command for all streams was not carried out on some: one sentence a stream."""

@@ -69,11 +69,11 @@ def demo(bundle: Bundle, recording: Path, folder: Path, seconds: float, screen: 
         port = stack.enter_context(embedded_broker())
         file = write_config(folder, bundle, blocks[0].stream, port)
         config = load_config(file)
-        # First, so that the view can show beside each decision what the model would have said untouched.
-        plain, plain_trace = _replayed(bundle, static(config), blocks)
         sinks: list[Sink] = [tally, trace, DecisionsFile(stack.enter_context(decisions.open("w", encoding="utf-8")))]
         ears = stack.enter_context(_Ears(config))
         daemon = stack.enter_context(_Daemon(file, log))
+        # While it starts: what the model would have said untouched, for the view to show beside each decision.
+        plain, plain_trace = _replayed(bundle, static(config), blocks)
         ears.wait_until_online(daemon)
         view = stack.enter_context(_view(screen, course, f"{title} (MQTT broker on 127.0.0.1:{port})"))
         begun = time.perf_counter()

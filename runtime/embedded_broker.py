@@ -1,7 +1,7 @@
 """An MQTT broker for the demo and for trying things out: nothing to install beside Python packages.
 
 It is PyPI's `iotcore` (Rust's rumqttd in a child process). benchmarks/brokers.py compares it with `amqtt`, which has no
-MQTT 5, loses what was not acknowledged when a client comes back, and brings eleven more packages. In production, run
+MQTT 5, loses what was not acknowledged when a client comes back, and brings thirteen more packages. In production, run
 Mosquitto: deploy/ has its configuration.
 """
 

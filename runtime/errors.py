@@ -35,5 +35,9 @@ class ExportError(TrimtabError):
     """A model, or what was said about it, cannot be made into a bundle."""
 
 
+class NoAnswerError(TrimtabError):
+    """A daemon did not answer a command, or is away."""
+
+
 class JournalError(TrimtabError):
     """The journal cannot be used: of a newer trimtab, damaged, in use, or not writable."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -26,8 +28,15 @@ class InlineExecutor:
         job()
 
 
+YIELDING = 5
+"""By how much nicer a background thread is than the one that serves."""
+
+
 class ThreadExecutor:
     """Does jobs one after another on one daemon thread; at most `capacity` wait.
+
+    Where the system knows priorities of threads (Linux), it runs at a lower one: seconds of trying out candidates
+    must not delay what is served on the same cores.
 
     A job that fails is logged and the thread goes on: the jobs behind it are other people's.
     """
@@ -65,6 +74,8 @@ class ThreadExecutor:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.nice(0) + YIELDING))
         while (job := self._jobs.get()) is not None:
             if self._closed.is_set():
                 continue

@@ -21,32 +21,43 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import msgpack
 
 from trimtab.runtime.errors import JournalError
 
 SCHEMA = 1
 MARKS = 8192
 """Marks of messages kept at the least, newest first."""
+MARK = 16
+"""Bytes of a mark."""
 COMMANDS = 1000
 """Results of commands kept."""
 
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE outbox (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL, retain INTEGER NOT NULL);
-CREATE TABLE marks (id INTEGER PRIMARY KEY, mark BLOB NOT NULL);
+CREATE TABLE outbox (last INTEGER PRIMARY KEY, messages BLOB NOT NULL);
+CREATE TABLE marks (last INTEGER PRIMARY KEY, marks BLOB NOT NULL);
 CREATE TABLE streams (name TEXT PRIMARY KEY, decided INTEGER NOT NULL, snapshot TEXT NOT NULL, rows BLOB) WITHOUT ROWID;
 CREATE TABLE versions (stream TEXT NOT NULL, number INTEGER NOT NULL, parent INTEGER, method TEXT NOT NULL,
  evidence TEXT NOT NULL, time REAL NOT NULL, theta BLOB NOT NULL, PRIMARY KEY (stream, number));
 CREATE TABLE in_use (stream TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE commands (id TEXT PRIMARY KEY, time REAL NOT NULL, result BLOB NOT NULL);
 """
-"""streams.rows: the open window's float32 rows. versions.theta: float32, little-endian. in_use: which version is."""
+"""One row a turn, not one a message: that keeps a turn cheap. outbox.last, marks.last: number of the turn's last
+one. outbox.messages: MessagePack of [topic, payload, retain]. marks.marks: MARK bytes each. streams.rows: the open
+window's float32 rows. versions.theta: float32, little-endian. in_use: which version is."""
 
 Version = tuple[int, int | None, str, str, float, bytes]
 """As `Versions.to_rows` gives them: number, parent, method, evidence as JSON, time, theta."""
+Streams = dict[str, tuple[int, dict[str, Any] | None]]
+"""Windows decided and snapshot, by stream."""
+StreamVersions = dict[str, tuple[dict[str, Any], list[Version]]]
+"""State and rows of the versions, by stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +75,7 @@ class Turn:
 
     messages: Sequence[Message] = ()
     marks: Sequence[bytes] = ()
-    """Of the input messages that are done with."""
+    """Of the input messages that are done with, MARK bytes each."""
     streams: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     """Snapshots of the streams that changed (`Pipeline.snapshot`)."""
     versions: Mapping[str, tuple[dict[str, Any], list[Version]]] = field(default_factory=dict)
@@ -89,18 +100,17 @@ class Journal:
         self.path = path
         self.started_anew = False
         try:
-            self._db = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
-            try:
+            with ExitStack() as opened:
+                self._claimed = opened.enter_context(closing(_claim(path)))
+                connection = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
+                self._db = opened.enter_context(closing(connection))
                 self._open(bundle, sync)
-            except BaseException:
-                self._db.close()
-                raise
+                opened.pop_all()
         except sqlite3.Error as error:
             raise JournalError(f"{path}: {_reason(error)}") from None
 
     def _open(self, bundle: str, sync: str) -> None:
         db = self._db
-        db.execute("PRAGMA locking_mode=EXCLUSIVE")  # one daemon a journal: a second one is told so at once
         db.execute("PRAGMA journal_mode=WAL")
         db.execute(f"PRAGMA synchronous={'FULL' if sync == 'full' else 'NORMAL'}")
         db.execute("BEGIN EXCLUSIVE")
@@ -111,18 +121,13 @@ class Journal:
             db.execute("INSERT INTO meta VALUES ('schema', ?), ('bundle', ?)", (str(SCHEMA), bundle))
         else:
             meta = dict(db.execute("SELECT key, value FROM meta"))
-            schema = int(meta["schema"])
-            if schema > SCHEMA:
-                raise JournalError(
-                    f"{self.path}: was written by a newer trimtab (schema {schema}; this one knows {SCHEMA}); "
-                    "update trimtab, or name another file under `journal`"
-                )
+            _check_schema(self.path, meta)
             if meta["bundle"] != bundle:
                 self._adopt(bundle)
                 self.started_anew = True
         db.execute("COMMIT")
-        self._outbox = int(db.execute("SELECT coalesce(max(id), 0) FROM outbox").fetchone()[0])
-        self._mark = int(db.execute("SELECT coalesce(max(id), 0) FROM marks").fetchone()[0])
+        self._outbox = int(db.execute("SELECT coalesce(max(last), 0) FROM outbox").fetchone()[0])
+        self._mark = int(db.execute("SELECT coalesce(max(last), 0) FROM marks").fetchone()[0])
 
     def adopt(self, bundle: str) -> None:
         """Serve another bundle from now on: keep numbers, marks and messages, drop the rest."""
@@ -142,33 +147,25 @@ class Journal:
     # -- what is remembered -----------------------------------------------------------------------------------------
 
     def unconfirmed(self) -> list[tuple[int, Message]]:
-        """What may not have reached the broker, in order."""
-        rows = self._db.execute("SELECT id, topic, payload, retain FROM outbox ORDER BY id")
-        return [(n, Message(topic, payload, bool(retain))) for n, topic, payload, retain in rows]
+        """What may not have reached the broker, in order; of a turn that has in part, all."""
+        found = []
+        for last, packed in self._db.execute("SELECT last, messages FROM outbox ORDER BY last"):
+            messages = msgpack.unpackb(packed)
+            found += [(n, Message(*message)) for n, message in enumerate(messages, last + 1 - len(messages))]
+        return found
 
     def marks(self) -> list[bytes]:
         """Of the newest messages that are done with, oldest first."""
-        return [mark for (mark,) in self._db.execute("SELECT mark FROM marks ORDER BY id")]
+        rows = self._db.execute("SELECT marks FROM marks ORDER BY last")
+        return [marks[i : i + MARK] for (marks,) in rows for i in range(0, len(marks), MARK)]
 
-    def streams(self) -> dict[str, tuple[int, dict[str, Any] | None]]:
+    def streams(self) -> Streams:
         """How many windows of each stream are decided, and its snapshot; None where that was another bundle's."""
-        found: dict[str, tuple[int, dict[str, Any] | None]] = {}
-        for name, decided, text, rows in self._db.execute("SELECT name, decided, snapshot, rows FROM streams"):
-            snapshot = json.loads(text)
-            if snapshot is not None and rows is not None:
-                snapshot["window"]["rows"] = rows
-            found[name] = (decided, snapshot)
-        return found
+        return _read_streams(self._db)
 
-    def versions(self) -> dict[str, tuple[dict[str, Any], list[Version]]]:
+    def versions(self) -> StreamVersions:
         """State and rows of each stream's versions."""
-        found: dict[str, tuple[dict[str, Any], list[Version]]] = {
-            stream: (json.loads(state), []) for stream, state in self._db.execute("SELECT stream, state FROM in_use")
-        }
-        for stream, *row in self._db.execute("SELECT * FROM versions ORDER BY stream, number"):
-            number, parent, method, evidence, moment, theta = row
-            found[stream][1].append((number, parent, method, evidence, moment, theta))
-        return found
+        return _read_versions(self._db)
 
     def filters(self) -> list[str]:
         """The topic filters that the broker's session may still hold."""
@@ -193,22 +190,18 @@ class Journal:
         """Commit a turn. Returns the numbers of its messages; raises JournalError where it cannot be written."""
         db = self._db
         numbers = list(range(self._outbox + 1, self._outbox + 1 + len(turn.messages)))
-        marks = list(enumerate(turn.marks, self._mark + 1))
+        mark = self._mark + len(turn.marks)
         try:
             db.execute("BEGIN")
             try:
                 if turn.confirmed is not None:
-                    db.execute("DELETE FROM outbox WHERE id <= ?", (turn.confirmed,))
+                    db.execute("DELETE FROM outbox WHERE last <= ?", (turn.confirmed,))
                 if numbers:
-                    rows = zip(numbers, turn.messages, strict=True)
-                    db.executemany(
-                        "INSERT INTO outbox VALUES (?, ?, ?, ?)", [(n, m.topic, m.payload, m.retain) for n, m in rows]
-                    )
-                if marks:
-                    db.executemany("INSERT INTO marks VALUES (?, ?)", marks)
-                    # Whole strides: a delete at every turn would cost more than the few rows are worth.
-                    if self._mark // 1024 != marks[-1][0] // 1024:
-                        db.execute("DELETE FROM marks WHERE id <= ?", (marks[-1][0] - MARKS,))
+                    packed = msgpack.packb([(m.topic, m.payload, m.retain) for m in turn.messages])
+                    db.execute("INSERT INTO outbox VALUES (?, ?)", (numbers[-1], packed))
+                if turn.marks:
+                    db.execute("INSERT INTO marks VALUES (?, ?)", (mark, b"".join(turn.marks)))
+                    db.execute("DELETE FROM marks WHERE last <= ?", (mark - MARKS,))
                 if turn.streams:
                     db.executemany("INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?)", _streams(turn.streams))
                 for stream, (state, versions) in turn.versions.items():
@@ -228,7 +221,7 @@ class Journal:
         except sqlite3.Error as error:
             raise self._unwritable(error) from None
         self._outbox += len(numbers)
-        self._mark += len(marks)
+        self._mark = mark
         return numbers
 
     def _unwritable(self, error: sqlite3.Error) -> JournalError:
@@ -237,6 +230,82 @@ class Journal:
     def close(self) -> None:
         """Fold the write-ahead log into the file, and close it."""
         self._db.close()
+        self._claimed.close()
+
+
+def look(path: Path, bundle: str) -> tuple[Streams, StreamVersions]:
+    """What the journal in `path` remembers of streams and of versions, as of one moment, also while a daemon writes it.
+
+    Nothing is written, and nothing waits for this. Raises JournalError where there is no journal, where it is of a
+    newer trimtab or of another bundle than the one whose manifest has the hash `bundle`, or cannot be read.
+    """
+    if not path.is_file():
+        raise JournalError(f"{path}: no such journal; a daemon makes it when it first starts, with `trimtab run`")
+    # Without a write-ahead log no daemon has it open, and all is in the file itself: it can then be read without
+    # leaving anything beside it, and by a user who may not write there.
+    rest = "" if path.with_name(path.name + "-wal").exists() else "&immutable=1"
+    uri = f"{path.absolute().as_uri()}?mode=ro{rest}"
+    try:
+        with closing(sqlite3.connect(uri, uri=True, timeout=2.0, isolation_level=None)) as db:
+            db.execute("BEGIN")
+            meta = dict(db.execute("SELECT key, value FROM meta"))
+            _check_schema(path, meta)
+            if meta["bundle"] != bundle:
+                raise JournalError(
+                    f"{path}: is of another bundle than the configuration's; name under `bundle` the one that the "
+                    "daemon served, or start the daemon, which begins the journal anew"
+                )
+            return _read_streams(db), _read_versions(db)
+    except sqlite3.Error as error:
+        if "unable to open" in str(error) or "readonly" in str(error):
+            raise JournalError(f"{path}: cannot be read ({error}); see that this user may") from None
+        raise JournalError(f"{path}: {_reason(error)}") from None
+
+
+def _claim(path: Path) -> sqlite3.Connection:
+    """A lock that says that a daemon writes the journal; it ends with this process, however that ends.
+
+    It lies on an empty database beside the journal, which itself stays open to readers.
+    """
+    lock = sqlite3.connect(
+        path.with_name(path.name + "-lock"), timeout=2.0, isolation_level=None, check_same_thread=False
+    )
+    try:
+        lock.execute("PRAGMA journal_mode=OFF")  # nothing is ever written to it
+        lock.execute("BEGIN EXCLUSIVE")
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _check_schema(path: Path, meta: Mapping[str, str]) -> None:
+    schema = int(meta["schema"])
+    if schema > SCHEMA:
+        raise JournalError(
+            f"{path}: was written by a newer trimtab (schema {schema}; this one knows {SCHEMA}); "
+            "update trimtab, or name another file under `journal`"
+        )
+
+
+def _read_streams(db: sqlite3.Connection) -> Streams:
+    found: Streams = {}
+    for name, decided, text, rows in db.execute("SELECT name, decided, snapshot, rows FROM streams"):
+        snapshot = json.loads(text)
+        if snapshot is not None and rows is not None:
+            snapshot["window"]["rows"] = rows
+        found[name] = (decided, snapshot)
+    return found
+
+
+def _read_versions(db: sqlite3.Connection) -> StreamVersions:
+    found: StreamVersions = {
+        stream: (json.loads(state), []) for stream, state in db.execute("SELECT stream, state FROM in_use")
+    }
+    for stream, *row in db.execute("SELECT * FROM versions ORDER BY stream, number"):
+        number, parent, method, evidence, moment, theta = row
+        found[stream][1].append((number, parent, method, evidence, moment, theta))
+    return found
 
 
 def _streams(snapshots: Mapping[str, dict[str, Any]]) -> Iterable[tuple[str, int, str, bytes | None]]:

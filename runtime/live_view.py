@@ -141,7 +141,7 @@ class LiveView:
         version = last.version if last is not None else 0
         dim = {"dim": True}
         lines = [
-            click.style("trimtab", bold=True) + click.style(f"  {self._heading}"[: width - 8], **dim),
+            click.style("trimtab", bold=True) + click.style(f"  {_fitting(self._heading, width - 10)}", **dim),
             "",
             " " * 10 + self._ruler(chart),
             click.style("adapted   ", fg="cyan", bold=True)
@@ -187,6 +187,11 @@ class LiveView:
             part = self._states[column * self._total // chart : (column + 1) * self._total // chart]
             band.append(click.style("━", fg=STATE_COLOURS.get(part[-1])) if part else " ")
         return "".join(band)
+
+
+def _fitting(heading: str, width: int) -> str:
+    """`heading`, without what stands in brackets at its end where that does not fit."""
+    return heading if len(heading) <= width else heading.partition(" (")[0][:width]
 
 
 def _percent(right: Sequence[bool] | deque[bool]) -> str:

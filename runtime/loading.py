@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +38,7 @@ def load(path: Path, executor: Executor, running: Loaded | None = None) -> Loade
     if not config.streams:
         raise ConfigError(f"{path}: streams: is empty; name at least one topic")
     bundle = load_bundle(config.bundle)
-    digest = hashlib.sha256((bundle.path / "manifest.yaml").read_bytes()).hexdigest()
+    digest = bundle.digest
     with said_of(path):
         # What the connection needs is looked at here too, so that a reload with a wrong file is refused as a whole.
         secure(paho.Client(CallbackAPIVersion.VERSION2), config.mqtt)

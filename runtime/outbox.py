@@ -42,7 +42,7 @@ class Outbox:
             [
                 Outgoing(m.topic, m.payload, m.retain, number)
                 for number, m in self.journal.unconfirmed()
-                if number > self._confirmed_up_to() and number not in self._confirmed
+                if number > self._confirmed_up_to()
             ]
         )
 

@@ -21,6 +21,7 @@ from trimtab.runtime.blocks import Block, Label
 from trimtab.runtime.bundle import Manifest
 from trimtab.runtime.config import Stream
 from trimtab.runtime.errors import PayloadError
+from trimtab.runtime.validation import shortened
 
 MAX_BYTES = 16 * 2**20
 """Longest payload that is decoded."""
@@ -134,7 +135,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(facts) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for i, key in enumerate(keys) if key in keys[:i])
-        raise PayloadError(f"the key {_short(twice)} is there twice; send it once")
+        raise PayloadError(f"the key {shortened(twice)} is there twice; send it once")
     return facts
 
 
@@ -152,8 +153,8 @@ def _json(payload: bytes) -> Mapping[str, Any]:
         raise PayloadError("the payload is not UTF-8; send JSON, or set `payload: msgpack` or `raw`") from None
     except ValueError as error:
         _not_empty(payload, "JSON")
-        at_byte = isinstance(error, json.JSONDecodeError)
-        reason = f"{error.msg} at character {error.pos}" if at_byte else "a number has too many digits"
+        found = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else None
+        reason = found or "a number has too many digits"
         raise PayloadError(f"the payload is not JSON ({reason}); send JSON, or set the stream's `payload`") from None
     return _mapping(facts)
 
@@ -168,7 +169,7 @@ def _msgpack(payload: bytes) -> Mapping[str, Any]:
         facts = msgpack.unpackb(payload)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         _not_empty(payload, "MessagePack")
-        reason = " ".join(str(error).split()) or "it is nested too deeply"
+        reason = " ".join(str(error).split(" when ")[0].split()).rstrip(".") or "it is nested too deeply"
         raise PayloadError(
             f"the payload is not MessagePack ({reason}); send MessagePack, or set the stream's `payload`"
         ) from None
@@ -234,7 +235,9 @@ def _rows(array: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
         array = array.reshape(-1, channels)
     if array.ndim != 2 or array.shape[1] != channels:
         found = f"{array.shape[1]} values a row" if array.ndim == 2 else f"the shape {_shape(array)}"
-        raise PayloadError(f"values: has {found} where the bundle's input has {channels} channels; send as many a row")
+        raise PayloadError(
+            f"values: has {found} where the bundle's input has {channels} channels; send {channels} a row"
+        )
     if len(array) > MAX_ROWS:
         raise PayloadError(f"values: has {len(array)} rows; send at most {MAX_ROWS} in one message")
     return array
@@ -250,7 +253,7 @@ def _array(values: object, shape: object, dtype: str) -> NDArray[np.float32]:
         sizes: list[int] = shape
         if prod(sizes) != array.size:
             raise PayloadError(
-                f"shape: {_short(sizes)} does not fit the {array.size} values of {dtype} in `values`; send another"
+                f"shape: {shortened(sizes)} does not fit the {array.size} values of {dtype} in `values`; send another"
             )
         return array.reshape(sizes)
     if not isinstance(values, list):
@@ -314,7 +317,7 @@ def _time(value: object, arrival: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PayloadError(f"time: is a {_kind(value)}; send Unix seconds of the last row")
     if not 0 <= value < LATEST:  # also refuses NaN, infinite values, and integers beyond float
-        raise PayloadError(f"time: {_short(value)} is no time in Unix seconds; send seconds, not milliseconds")
+        raise PayloadError(f"time: {shortened(value)} is no time in Unix seconds; send seconds, not milliseconds")
     return float(value)
 
 
@@ -322,7 +325,7 @@ def _sequence(value: object) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SEQUENCE:
-        raise PayloadError(f"sequence: {_short(value)} is no message number; send a whole number from 0")
+        raise PayloadError(f"sequence: {shortened(value)} is no message number; send a whole number from 0")
     return value
 
 
@@ -334,7 +337,7 @@ def _label(value: object) -> Label | None:
     try:
         return float(value)
     except OverflowError:
-        raise PayloadError(f"label: {_short(value)} is beyond any number; send a class name or a number") from None
+        raise PayloadError(f"label: {shortened(value)} is beyond any number; send a class name or a number") from None
 
 
 def _kind(value: object) -> str:
@@ -343,15 +346,7 @@ def _kind(value: object) -> str:
 
 
 def _shape(array: NDArray[Any]) -> str:
-    return _short(list(array.shape))
-
-
-def _short(value: object) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # Python refuses to print whole numbers beyond some thousand digits
-        text = "a huge number"
-    return text if len(text) < 40 else text[:37] + "..."
+    return shortened(list(array.shape))
 
 
 def _names(names: Mapping[Any, object]) -> str:

@@ -10,25 +10,30 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.catalogue import build_monitor, names
 from trimtab.drift.monitor import Monitor
-from trimtab.runtime.adaptation import Adaptation, Plan
+from trimtab.runtime.adaptation import Adaptation
 from trimtab.runtime.blocks import Block, Sample
 from trimtab.runtime.bundle import Bundle
 from trimtab.runtime.clock import Clock
 from trimtab.runtime.config import Config
 from trimtab.runtime.decisions import Decision, Event, Step
-from trimtab.runtime.errors import ConfigError, InferenceError, PayloadError
-from trimtab.runtime.sessions import Engine, Executor, Outputs
-from trimtab.runtime.watch import false_alarm_windows, watched_signals
+from trimtab.runtime.errors import InferenceError, PayloadError
+from trimtab.runtime.executors import Executor
+from trimtab.runtime.sessions import Engine, Outputs
+from trimtab.runtime.tries import Plan
+from trimtab.runtime.watch import new_monitor, watched_signals
 from trimtab.runtime.windows import Windower
 
 log = logging.getLogger(__name__)
+
+SHOWN = 20
+"""Streams that a sentence names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +114,22 @@ class Pipeline:
         self._watched = list(watched)
         self._signals = list(watched.values())
         self._reference = bundle.source.reference
-        self._arl = false_alarm_windows(config.drift.false_alarms, bundle)
         self.plan = Plan(bundle, config, engine, executor)
         self._new_monitor()  # a wrong detector or option shows itself at the start, not at the first sample
 
     # -- taking samples ---------------------------------------------------------------------------------------------
 
     def offer(self, block: Block) -> None:
-        """Take a block. Raises PayloadError where its shape is not the model's; nothing is changed then."""
-        stream = self.streams.get(block.stream) or self.stream(block.stream)
+        """Take a block. Raises PayloadError where its shape is not the model's, or where it would begin a stream beyond
+        `max_streams`; nothing is decided then."""
+        stream = self.streams.get(block.stream)
+        if stream is None:
+            if len(self.streams) >= self.config.max_streams:
+                raise PayloadError(
+                    f"{block.stream}: would be one stream more than the {self.config.max_streams} of max_streams; "
+                    "raise it, or narrow the topics under streams"
+                )
+            stream = self.stream(block.stream)
         samples = self._cut(stream, block)
         now = self.clock.now()
         if stream.decided:
@@ -295,7 +307,9 @@ class Pipeline:
             if not score:
                 return self._undecided(stream, sample, version, "the model's output is not finite")
             output, score, predicted = dict(zip(self._targets, found, strict=True)), None, -1
-        if watched is not None:
+        if watched is None:
+            stream.monitor.update({})  # it counts windows: the refractory period and an onset are in those
+        else:
             monitor = stream.monitor
             alarm = monitor.update(watched)
             if alarm is not None:
@@ -319,6 +333,7 @@ class Pipeline:
         )
 
     def _undecided(self, stream: StreamState, sample: Sample, version: int, reason: str) -> Decision:
+        stream.monitor.update({})
         state, label, segment = stream.adaptation.state, sample.label, sample.segment
         return Decision(
             stream.name, sample.sequence, sample.time, None, None, version, state, reason, label, segment, None
@@ -339,31 +354,22 @@ class Pipeline:
         return found
 
     def _new_monitor(self) -> Monitor:
-        drift = self.config.drift
-        try:
-            return build_monitor(
-                self._watched,
-                drift.detector,
-                every=self._arl,
-                refractory=drift.refractory,
-                options=drift.options,
-                reference=self._reference,
-            )
-        except ValueError as error:
-            key = "options" if drift.detector in names() else "detector"
-            raise ConfigError(f"drift.{key}: {error}") from None
+        return new_monitor(self.bundle, self.config.drift, self._watched, self._reference)
 
     def command(self, name: str, stream: str | None, version: int | None = None) -> Step:
         """Carry out `pause`, `resume`, `reset`, `rollback`, `pin`, `unpin` or `adapt` for one stream, or for all.
 
-        Raises ValueError, one sentence, where there is no such command, stream or version; nothing is changed then.
+        Raises ValueError, one sentence, where there is no such command, stream or version; nothing is changed then. Of
+        all streams, those that can carry it out do, and `Step.refused` tells of the others; raises where none can.
         """
         if stream is not None and stream not in self.streams:
-            raise ValueError(f"no stream {stream!r}; there are {sorted(self.streams) or 'none yet'}")
+            known = ", ".join(map(repr, islice(self.streams, SHOWN))) or "none yet"
+            rest = f" and {len(self.streams) - SHOWN} more" if len(self.streams) > SHOWN else ""
+            raise ValueError(f"no stream {stream[:200]!r}; there are {known}{rest}")
         chosen = [self.streams[stream]] if stream is not None else list(self.streams.values())
         now = self.clock.now()
         commands: dict[str, Callable[[Adaptation], list[Event]]] = {
-            "pause": lambda a: a.pause(),
+            "pause": lambda a: a.pause(now),
             "resume": lambda a: a.resume(),
             "reset": lambda a: a.reset(now),
             "rollback": lambda a: a.rollback(now),
@@ -372,16 +378,24 @@ class Pipeline:
             "adapt": lambda a: a.adapt(now),
         }
         if name not in commands:
-            raise ValueError(f"no command {name!r}; there are {', '.join(commands)}")
+            raise ValueError(f"no command {name!r}; there are {', '.join(commands)} and reload")
         step = Step()
         for found in chosen:
-            step.events += commands[name](found.adaptation)
+            try:
+                step.events += commands[name](found.adaptation)
+            except ValueError as error:
+                if len(chosen) == 1:
+                    raise
+                step.refused.append(str(error))
+                continue
             self._after(found)
             step.streams.append(found.name)
+        if step.refused and not step.streams:
+            raise ValueError(step.refused[0])
         return step
 
     def label(self, stream: str, sequence: int, label: str | float) -> bool:
-        """A true label came late. Returns whether its window is still remembered."""
+        """A true label came late. Returns whether its window is still remembered. Raises ValueError on no class."""
         found = self.streams.get(stream)
         return found is not None and found.adaptation.label(sequence, label)
 
@@ -395,8 +409,11 @@ class Pipeline:
             "adaptation": stream.adaptation.snapshot(),
         }
 
-    def restore(self, name: str, snapshot: dict[str, Any]) -> None:
-        """Continue a stream from `snapshot`. Raises ValueError where it does not fit bundle or configuration."""
+    def restore(self, name: str, snapshot: dict[str, Any]) -> list[Event]:
+        """Continue a stream from `snapshot`; returns what is to be published about it.
+
+        Raises ValueError where it does not fit the bundle, ConfigError where the bank has no row for its vector.
+        """
         stream = self.stream(name)
         if stream.windower is not None and snapshot["window"] is not None:
             stream.windower.restore(snapshot["window"])
@@ -408,14 +425,13 @@ class Pipeline:
         except ValueError as error:  # the detectors were configured anew
             log.warning("%s: its drift detectors start anew: %s", name, error)
             stream.monitor = self._new_monitor()
-        stream.adaptation.restore(snapshot["adaptation"])
+        return stream.adaptation.restore(snapshot["adaptation"], self.clock.now())
 
-    def renumber(self, name: str, decided: int) -> None:
-        """Begin stream `name` anew, but never give a window number below `decided` again."""
+    def renumber(self, name: str, decided: int) -> list[Event]:
+        """Begin stream `name` anew, but never give a window number below `decided` again; returns what to publish."""
         stream = self.stream(name)
         stream.decided = stream.sequence = decided
         if stream.windower is not None:
             stream.windower.sequence = decided
-
-
-__all__ = ["Decision", "Event", "Pipeline", "Step", "StreamState"]
+            stream.window = stream.windower.state()
+        return stream.adaptation.begin_anew(decided, self.clock.now())

@@ -5,19 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from types import TracebackType
-from typing import Any
 
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import MQTTErrorCode
 
 from trimtab.runtime.blocks import Block
 from trimtab.runtime.bundle import Bundle
+from trimtab.runtime.clock import Pace
 from trimtab.runtime.config import Config, Mqtt, Stream
 from trimtab.runtime.errors import ConfigError
-from trimtab.runtime.mqtt import secure
 from trimtab.runtime.payloads import encode
 from trimtab.runtime.recordings import Recording
 from trimtab.runtime.topics import filled
+from trimtab.runtime.visit import Visit
 
 PATIENCE = 10.0
 """Seconds for the broker to accept the connection, and later each message."""
@@ -34,38 +33,13 @@ class Publisher:
     def __init__(self, settings: Mqtt) -> None:
         self.settings = settings
         self._room = threading.BoundedSemaphore(UNDER_WAY)
-        self._connected = threading.Event()
-        self._refused = ""
-        five = settings.version == "5"
-        self._client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            protocol=paho.MQTTv5 if five else paho.MQTTv311,
-            clean_session=None if five else True,
-            reconnect_on_failure=False,
-        )
+        self._visit = Visit(settings, PATIENCE)
+        self._client = self._visit.client
         self._client.max_inflight_messages_set(UNDER_WAY)
-        self._client.on_connect = self._on_connect
-        self._client.on_disconnect = self._on_disconnect
         self._client.on_publish = lambda *_: self._room.release()
-        secure(self._client, settings)
 
     def __enter__(self) -> Publisher:
-        settings = self.settings
-        try:
-            self._client.connect(settings.host, settings.port, settings.keepalive)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ConfigError(
-                f"mqtt.host: no broker answers at {settings.host}:{settings.port} ({reason}); start it, or mend the key"
-            ) from None
-        self._client.loop_start()
-        if not self._connected.wait(PATIENCE) or self._refused:
-            self._client.loop_stop()
-            reason = self._refused or "no answer"
-            raise ConfigError(
-                f"mqtt.host: the broker at {settings.host}:{settings.port} lets nobody in ({reason}); "
-                "see mqtt.username and mqtt.version"
-            )
+        self._visit.__enter__()
         return self
 
     def __exit__(
@@ -76,18 +50,7 @@ class Publisher:
             # Every message is out when all the room is there again.
             for _ in range(UNDER_WAY):
                 self._room.acquire(timeout=max(0.0, end - time.monotonic()))
-        self._client.disconnect()
-        self._client.loop_stop()
-
-    def _on_connect(self, _client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
-        if code.is_failure:
-            self._refused = str(code)
-        self._connected.set()
-
-    def _on_disconnect(self, *_: Any) -> None:
-        if not self._connected.is_set():
-            self._refused = "it closes the connection"
-            self._connected.set()
+        self._visit.__exit__(kind, error, trace)
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Send one message. Raises ConfigError where the broker is gone."""
@@ -130,7 +93,7 @@ def publish_recording(recording: Recording, bundle: Bundle, config: Config, spee
     settings = config.streams[0]
     sent: dict[str, int] = {}
     names: dict[str, str] = {}
-    first: tuple[float, float] | None = None
+    pace = Pace(speed) if speed is not None else None
     with Publisher(config.mqtt) as publisher:
         for block in recording.blocks():
             topic = topic_of(block, settings)
@@ -139,11 +102,8 @@ def publish_recording(recording: Recording, bundle: Bundle, config: Config, spee
                     f"streams: topic {settings.topic!r} has no wildcard, but the recording has several streams; "
                     "put a + where the stream's name goes"
                 )
-            if speed is not None:
-                first = first or (block.time, time.monotonic())
-                wait = first[1] + (block.time - first[0]) / speed - time.monotonic()
-                if wait > 0:
-                    time.sleep(wait)
+            if pace is not None:
+                pace.wait_for(block.time)
             sequence = sent.get(topic, 0)
             publisher.publish(topic, message(block, settings, sequence))
             sent[topic] = sequence + 1

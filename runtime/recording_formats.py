@@ -26,11 +26,14 @@ from trimtab.runtime.recording_rows import (
     floats,
     is_number,
     listed,
-    short,
     text_of,
     time_of,
     times,
 )
+from trimtab.runtime.validation import shortened
+
+COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")
+"""How files of gzip, zip, bzip2, xz and zstd begin."""
 
 
 def read_csv(file: File) -> Iterator[Rows]:
@@ -42,7 +45,10 @@ def read_csv(file: File) -> Iterator[Rows]:
             raise RecordingError(f"{path}: is empty; begin it with a line of column names")
         delimiter = max(",;\t", key=header_line.count)
         header = [name.strip() for name in next(csv.reader([header_line], delimiter=delimiter))]
-        if all(is_number(name) for name in header):
+        known = {*RESERVED, *file.manifest.inputs[0].channels}
+        if all(is_number(name) for name in header) or (
+            any(is_number(name) for name in header) and file.manifest.inputs[0].channels and not known & set(header)
+        ):
             raise RecordingError(f"{path}: line 1: holds numbers; begin the file with a line of column names")
         reader = csv.reader(lines, delimiter=delimiter)
         place = 1
@@ -101,6 +107,8 @@ def _utf8(file: File) -> Iterator[TextIOWrapper]:
             yield lines
     except UnicodeDecodeError:
         with file.path.open("rb") as raw:
+            if raw.peek(4)[:4].startswith(COMPRESSED):
+                raise RecordingError(f"{file.path}: is compressed, whatever its name says; unpack it") from None
             number = next((n for n, line in enumerate(raw, start=1) if not _is_utf8(line)), 1)
         raise RecordingError(f"{file.path}: line {number}: is not UTF-8; save the file as UTF-8") from None
 
@@ -132,8 +140,7 @@ def read_parquet(file: File) -> Iterator[Rows]:
     try:
         table = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
-        reason = str(error).splitlines()[0].rstrip(". ")
-        raise RecordingError(f"{path}: is not Parquet ({reason}); write it again") from None
+        raise RecordingError(f"{path}: is not Parquet ({_clause(error)}); write it again") from None
     with table:
         file.total = table.metadata.num_rows
         schema = table.schema_arrow
@@ -164,13 +171,18 @@ def read_parquet(file: File) -> Iterator[Rows]:
                     place,
                     file.one_input(values),
                     _parquet_times(batch.column("time"), file, place) if "time" in types else None,
-                    [str(v) for v in batch.column("stream").to_pylist()] if "stream" in types else None,
+                    [text_of(v) for v in batch.column("stream").to_pylist()] if "stream" in types else None,
                     [v if v != "" else None for v in batch.column("label").to_pylist()] if "label" in types else None,
                     [text_of(v) for v in batch.column("segment").to_pylist()] if "segment" in types else None,
                 )
-        except pa.ArrowException as error:
-            reason = str(error).splitlines()[0].rstrip(". ")
-            raise RecordingError(f"{path}: row {done + 1}: cannot be read ({reason}); write it again") from None
+        except (pa.ArrowException, OSError) as error:
+            raise RecordingError(f"{path}: row {done + 1}: cannot be read ({_clause(error)}); write it again") from None
+
+
+def _clause(error: Exception) -> str:
+    """The first sentence of what a library says."""
+    plain = "".join(c if c.isprintable() else " " for c in str(error).split(". ")[0])
+    return " ".join(plain.split()).rstrip(". ")[:120]
 
 
 def _parquet_times(column: Any, file: File, place: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -186,7 +198,10 @@ def _parquet_times(column: Any, file: File, place: NDArray[np.int64]) -> NDArray
 def read_npz(file: File) -> Iterator[Rows]:
     path = file.path
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it is one array")
+        with archive:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, zipfile.BadZipFile, EOFError, KeyError, AttributeError) as error:
         reason = str(error).splitlines()[0].rstrip(". ") if str(error) else "no arrays"
@@ -200,13 +215,15 @@ def read_npz(file: File) -> Iterator[Rows]:
     for number, (name, shape) in enumerate(wanted.items()):
         key = "x" if number == 0 and name not in arrays else name
         if key not in arrays:
-            raise RecordingError(f"{path}: the array {name!r} is missing; the bundle has the inputs {listed(wanted)}")
+            raise RecordingError(
+                f"{path}: the array {name!r} is missing; store one for each of the bundle's inputs, {listed(wanted)}"
+            )
         array = arrays[key]
         if file.manifest.window is not None:
             shape = shape[:1]
         if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
             text = ", ".join(str(n) for n in ("n", *shape))
-            raise RecordingError(f"{path}: {key}: has the shape {list(array.shape)}; the bundle takes [{text}]")
+            raise RecordingError(f"{path}: {key}: has the shape {list(array.shape)}; store it as [{text}]")
         if array.dtype.kind not in "fiub":
             raise RecordingError(f"{path}: {key}: holds {array.dtype}; store numbers")
         values[name] = array
@@ -238,6 +255,7 @@ def read_npz(file: File) -> Iterator[Rows]:
 def _npz_times(time: NDArray[Any], file: File, place: NDArray[np.int64]) -> NDArray[np.float64]:
     if time.dtype.kind == "M":
         seconds: NDArray[np.float64] = time.astype("datetime64[us]").astype(np.int64) / 1e6
+        seconds[np.isnat(time)] = np.nan
         return seconds
     if time.dtype.kind in "fiu":
         return time.astype(np.float64)
@@ -261,6 +279,7 @@ def read_jsonl(file: File) -> Iterator[Rows]:
     """One object a line: a row by column names, or a sensor's message with `values`, as it came over MQTT."""
     file.total = file.path.stat().st_size
     first: dict[str, Any] | None = None
+    absent: list[str] = []
     channels: list[str] = []
     with _utf8(file) as lines:
         gathered = _Gathered()
@@ -270,9 +289,13 @@ def read_jsonl(file: File) -> Iterator[Rows]:
             facts = _json_line(line, file, place)
             if first is None:
                 first = facts
+                absent = [k for k in ("time", "stream", "segment") if k not in first]
                 if "values" not in first:
                     numeric = {c for c, v in first.items() if _json_numeric(v)}
                     channels = file.channels(list(first), numeric.__contains__)
+            for key in absent:
+                if key in facts:
+                    raise file.error(place, key, "is not in the first line; give it in every line, or in none")
             if "values" in first:
                 if "values" not in facts:
                     raise file.error(place, "values", "is missing; give it in every line, or in none")
@@ -306,7 +329,7 @@ def _json_rows(gathered: _Gathered, file: File, first: Mapping[str, Any]) -> Row
         next(iter(values.values())) if windowed else values,
         np.array(gathered.time, np.float64) if "time" in first else None,
         gathered.stream if "stream" in first else None,
-        gathered.label if "label" in first else None,
+        gathered.label,
         gathered.segment if "segment" in first else None,
         gathered.messages if windowed and "values" in first else None,
     )
@@ -324,7 +347,7 @@ def _json_line(line: str, file: File, place: int) -> dict[str, Any]:
     try:
         facts = json.loads(line)
     except (ValueError, RecursionError) as error:
-        reason = str(error).split(":")[0]
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).split(":")[0]
         raise RecordingError(f"{file.path}: line {place}: is not JSON ({reason}); mend that line") from None
     if not isinstance(facts, dict):
         raise RecordingError(f"{file.path}: line {place}: is no JSON object; give one object a line")
@@ -339,7 +362,7 @@ def _json_number(value: object, file: File, place: int, column: str) -> float:
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise file.error(place, column, f"{short(value)} is no number; give a number, or null for NaN")
+        raise file.error(place, column, f"{shortened(value)} is no number; give a number, or null for NaN")
     try:
         return float(value)
     except OverflowError:
@@ -350,7 +373,7 @@ def _json_label(value: object, file: File, place: int) -> Label | None:
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise file.error(place, "label", f"{short(value)} is no label; give a class name or a number")
+        raise file.error(place, "label", f"{shortened(value)} is no label; give a class name or a number")
     return value if isinstance(value, str) else float(value)
 
 
@@ -359,17 +382,19 @@ def _message(values: object, file: File, place: int) -> dict[str, NDArray[np.flo
     inputs = file.manifest.inputs
     if file.manifest.window is not None:
         count = inputs[0].shape[0]
+        if isinstance(values, dict):
+            raise file.error(place, "values", f"is a mapping; give rows of the bundle's {count} channels")
         array = _json_array(values, file, place)
         if array.ndim == 1 and array.size % count == 0:
             array = array.reshape(-1, count)
         if array.ndim != 2 or array.shape[1] != count or not len(array):
             raise file.error(
-                place, "values", f"has the shape {list(array.shape)}; the bundle takes rows of {count} channels"
+                place, "values", f"has the shape {list(array.shape)}; give rows of the bundle's {count} channels"
             )
         return {inputs[0].name: array}
     if not isinstance(values, dict):
         if len(inputs) > 1:
-            raise file.error(place, "values", f"is no mapping; the bundle has {listed([i.name for i in inputs])}")
+            raise file.error(place, "values", f"is no mapping; give one of {listed([i.name for i in inputs])}")
         values = {inputs[0].name: values}
     parts = {}
     for spec in inputs:
@@ -377,9 +402,7 @@ def _message(values: object, file: File, place: int) -> dict[str, NDArray[np.flo
             raise file.error(place, f"values.{spec.name}", "is missing; give every input in every line")
         array = _json_array(values[spec.name], file, place)
         if list(array.shape) != spec.shape:
-            raise file.error(
-                place, f"values.{spec.name}", f"has the shape {list(array.shape)}; the bundle takes {spec.shape}"
-            )
+            raise file.error(place, f"values.{spec.name}", f"has the shape {list(array.shape)}; give {spec.shape}")
         parts[spec.name] = array[None]
     return parts
 
@@ -390,6 +413,8 @@ def _json_array(values: object, file: File, place: int) -> NDArray[np.float64]:
         if array.dtype.kind == "O":  # nulls, or whole numbers beyond 64 bits
             flat = [_json_number(v, file, place, "values") for v in array.ravel().tolist()]
             array = np.array(flat, np.float64).reshape(array.shape)
+    except RecordingError:
+        raise
     except (ValueError, OverflowError):
         raise file.error(place, "values", "rows differ in length; give as many values in each") from None
     if array.dtype.kind not in "fiu":

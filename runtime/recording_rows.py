@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from trimtab.runtime.blocks import Label
 from trimtab.runtime.bundle import Manifest
 from trimtab.runtime.errors import RecordingError
+from trimtab.runtime.validation import shortened
 
 CHUNK = 8192
 """Rows read at a time."""
@@ -82,7 +83,9 @@ class File:
             return list(names)
         missing = [n for n in names if n not in columns]
         if names and len(missing) < len(names):
-            raise RecordingError(f"{self.path}: the columns {listed(missing)} are missing; the bundle needs them")
+            raise RecordingError(
+                f"{self.path}: the columns {listed(missing)} are missing; add them, the bundle needs them"
+            )
         found = [c for c in columns if c not in RESERVED and numeric(c)]
         if len(found) != count:
             wanted = f"the columns {listed(names)}" if names else f"{count} numeric columns"
@@ -120,7 +123,7 @@ def _float(cell: str, file: File, place: np.int64, column: str) -> float:
         return float(cell)
     except ValueError:
         raise file.error(
-            place, column, f"{short(cell)} is no number; give a number, or leave it empty for NaN"
+            place, column, f"{shortened(cell)} is no number; give a number, or leave it empty for NaN"
         ) from None
 
 
@@ -148,7 +151,7 @@ def time_of(cell: object, file: File, place: np.int64) -> float:
         return math.inf
     except ValueError:
         raise file.error(
-            place, "time", f"{short(cell)} is no time; give Unix seconds or ISO 8601 (2026-05-31T12:00:00Z)"
+            place, "time", f"{shortened(cell)} is no time; give Unix seconds or ISO 8601 (2026-05-31T12:00:00Z)"
         ) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
@@ -162,11 +165,6 @@ def class_name(value: Label) -> str:
 
 def text_of(value: object) -> str:
     return "" if value is None else str(value)
-
-
-def short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) < 40 else text[:37] + "..."
 
 
 def listed(names: Sequence[str] | Mapping[str, Any]) -> str:

@@ -35,6 +35,8 @@ class Recording:
         self.manifest = manifest
         suffix = self.path.suffix.lower()
         if suffix not in READERS:
+            if suffix in (".gz", ".zip", ".bz2", ".xz", ".zst"):
+                raise RecordingError(f"{self.path}: is compressed; unpack it")
             raise RecordingError(
                 f"{self.path}: a recording is one of {', '.join(READERS)}, told by its name; name it so or convert it"
             )
@@ -65,13 +67,14 @@ class Recording:
             window = self.manifest.window
             yield from _samples(file, rows) if window is None else _windowed(file, rows, window)
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason = error.strerror or " ".join(str(error).split())
             raise RecordingError(f"{self.path}: cannot be read ({reason}); give a readable recording") from None
 
 
 def _checked(file: File, chunks: Iterator[Rows]) -> Iterator[Rows]:
-    """The chunks, with times that never go backwards and labels that the bundle knows."""
+    """The chunks, with times that never go backwards, labels that the bundle knows, and some number a channel."""
     last, last_place, count = -math.inf, 0, 0
+    blank: set[str] | None = None
     for rows in chunks:
         if not len(rows):
             continue
@@ -91,11 +94,30 @@ def _checked(file: File, chunks: Iterator[Rows]) -> Iterator[Rows]:
                     rows.place[i], "time", f"is earlier than in {file.line} {before}; sort the recording by time"
                 )
             last, last_place = float(rows.time[-1]), int(rows.place[-1])
+        if rows.stream is not None and not all(rows.stream):
+            i = next(i for i, name in enumerate(rows.stream) if not name)
+            raise file.error(rows.place[i], "stream", f"is empty; name it in every {file.line}")
+        if blank is None or blank:
+            found_blank = _blank(rows, file)
+            blank = found_blank if blank is None else blank & found_blank
         if rows.label is not None:
             rows.label = _labels(file, rows.label, rows.place)
         yield rows
     if count == 0:
         raise RecordingError(f"{file.path}: holds no rows; record some first")
+    if blank:
+        raise RecordingError(
+            f"{file.path}: {listed(sorted(blank))}: no {file.line} holds a number; record them, or export another model"
+        )
+
+
+def _blank(rows: Rows, file: File) -> set[str]:
+    """The channels (of a whole sample: the inputs) that hold no finite number in any of `rows`."""
+    values: Any = rows.values
+    if isinstance(values, dict):
+        return {name for name, array in values.items() if not np.isfinite(array).any()}
+    names = file.manifest.inputs[0].channels or [f"channel {k}" for k in range(values.shape[1])]
+    return {name for name, found in zip(names, np.isfinite(values).any(axis=0).tolist(), strict=True) if not found}
 
 
 def _labels(file: File, labels: list[Label | None], place: NDArray[np.int64]) -> list[Label | None]:

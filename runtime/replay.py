@@ -9,7 +9,7 @@ from typing import IO, Protocol
 
 from trimtab.runtime.blocks import Block
 from trimtab.runtime.bundle import Bundle
-from trimtab.runtime.clock import SimulatedClock
+from trimtab.runtime.clock import Pace, SimulatedClock
 from trimtab.runtime.config import Config
 from trimtab.runtime.decisions import Decision, Step
 from trimtab.runtime.executors import InlineExecutor
@@ -48,7 +48,7 @@ def replay(
     clock = SimulatedClock()
     executor = InlineExecutor()
     engine = Engine(bundle, config.sessions, executor, batch=config.batch.size)
-    wall = _Wall(speed) if speed is not None else None
+    wall = Pace(speed) if speed is not None else None
     busy = 0.0
     try:
         pipeline = Pipeline(bundle, config, engine, clock, executor)
@@ -81,22 +81,6 @@ def replay(
     finally:
         engine.close()
     return busy
-
-
-class _Wall:
-    """Waits until a recording's time has come on the wall."""
-
-    def __init__(self, speed: float) -> None:
-        self._speed = speed
-        self._begun: tuple[float, float] | None = None
-
-    def wait_for(self, moment: float) -> None:
-        if self._begun is None:
-            self._begun = (moment, time.monotonic())
-        start, begun = self._begun
-        wait = begun + (moment - start) / self._speed - time.monotonic()
-        if wait > 0:
-            time.sleep(wait)
 
 
 class DecisionsFile:

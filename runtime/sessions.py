@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -229,7 +230,10 @@ class Engine:
         Nothing is bound. At most `CHUNK` samples are run in one call. Raises BundleError where the bundle has no
         probe graph.
         """
-        if self._probe is None:
+        graph = self._probe  # `close` may take it away while a try is under way
+        if graph is None and self._closed:
+            raise InferenceError("the engine is closed")
+        if graph is None:
             raise BundleError(
                 f"{self._bundle.path / 'manifest.yaml'}: graphs: there is no 'probe' graph, so nothing can be "
                 "adapted; export the bundle again"
@@ -243,7 +247,7 @@ class Engine:
         for start in range(0, count, CHUNK):
             part = slice(start, start + CHUNK)
             feed: dict[str, NDArray[Any]] = {name: value[part] for name, value in inputs.items()}
-            parts.append(self._probe({**feed, "slot": slot[part], "bank": rows}))
+            parts.append(graph({**feed, "slot": slot[part], "bank": rows}))
         if len(parts) == 1:
             return parts[0]
         return _merge([(slice(i * CHUNK, i * CHUNK + len(p.y)), p) for i, p in enumerate(parts)], count)
@@ -259,7 +263,8 @@ class Engine:
         return names
 
     def close(self) -> None:
-        """Let go of all sessions; a build under way ends without effect. Nothing may be called afterwards."""
+        """Let go of all sessions. A build or a probe under way ends without effect; of what is called afterwards, only
+        `probe` says so, with an InferenceError."""
         with self._lock:
             self._closed = True
             for vector in self._vectors.values():
@@ -458,7 +463,7 @@ class Engine:
             if self._opener.names != ["cpu"]:
                 raise
             # What the CPU cannot run, no other provider will.
-            reason = one_line(error.__cause__ or error, 120)
+            reason = _reason(error.__cause__ or error)
             raise BundleError(f"{self._file(which)}: cannot be opened ({reason}); export the bundle again") from error
         shapes = self._shapes(which)
         if missing := set(shapes) - {output.name for output in session.get_outputs()}:
@@ -473,7 +478,7 @@ class Engine:
             outputs = opened(feed)
         except InferenceError as error:
             raise BundleError(
-                f"{self._file(which)}: the model cannot be run ({one_line(error, 120)}); export the bundle again"
+                f"{self._file(which)}: the model cannot be run ({_reason(error)}); export the bundle again"
             ) from error
         for name, wanted in shapes.items():
             found = getattr(outputs, name).shape
@@ -483,6 +488,11 @@ class Engine:
                     f"manifest asks for {list(wanted)}; export the bundle again"
                 )
         return opened
+
+
+def _reason(error: BaseException) -> str:
+    """What ONNX Runtime says without its codes."""
+    return one_line(re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)), 120)
 
 
 def _merge(parts: Sequence[tuple[NDArray[np.intp] | slice, Outputs]], count: int) -> Outputs:
@@ -503,4 +513,4 @@ def _merge(parts: Sequence[tuple[NDArray[np.intp] | slice, Outputs]], count: int
     return Outputs(y, joined("features"), joined("moments"))
 
 
-__all__ = ["CHUNK", "WORTH", "Engine", "Executor", "Graph", "Outputs"]
+__all__ = ["CHUNK", "WORTH", "Engine", "Graph", "Outputs"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -89,6 +89,15 @@ def choice(given: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"use one of {listed(known)}"
 
 
+def shortened(value: object) -> str:
+    """A found value for a sentence, cut at 40 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to print whole numbers beyond some thousand digits
+        text = "a huge number"
+    return text if len(text) < 40 else text[:37] + "..."
+
+
 def listed(names: Sequence[object], most: int = 12) -> str:
     """Names for a sentence: the first ones, and how many there are where that is not all."""
     shown_names = ", ".join(str(n)[:40] for n in names[:most])
@@ -119,6 +128,8 @@ def _finding(first: ErrorDetails) -> tuple[str, str]:
     found = f"is {shown(value)}"
     if kind == "missing":
         return "is missing", "add it"
+    if kind == "literal_error" and last == "[key]":
+        return "there is no such key", choice(str(value), _expected(facts))
     if kind == "invalid_key" or last == "[key]":
         return "the key is no text", "put it in quotes"
     if last in _WORDS and len(first["loc"]) > 2:
@@ -135,7 +146,7 @@ def _finding(first: ErrorDetails) -> tuple[str, str]:
         quotes = value is not None and not isinstance(value, dict | list)
         return found, ("give a path" if kind == "path_type" else "give text") + (", in quotes" if quotes else "")
     if kind == "literal_error":
-        known = [str(name).strip("'") for name in facts["expected"].replace(" or ", ", ").split(", ")]
+        known = _expected(facts)
         if not is_text and str(value) in known:
             return found, f"put it in quotes: '{value}'"
         return found, choice(str(value), known)
@@ -146,12 +157,17 @@ def _finding(first: ErrorDetails) -> tuple[str, str]:
     if kind == "too_short":
         return "is empty" if not value else found, f"give at least {facts['min_length']}"
     if kind == "string_too_short":
-        return "is empty", "give some text, or leave the key out"
+        return "is empty", "give some text"
     limits = {"greater_than": "more than", "greater_than_equal": "at least", "less_than": "less than"}
     limits["less_than_equal"] = "at most"
     if kind in limits:
         return found, f"give {limits[kind]} {next(iter(facts.values()))}"
     return f"{found}: {first['msg'][0].lower()}{first['msg'][1:]}", "mend it"
+
+
+def _expected(facts: Mapping[str, Any]) -> list[str]:
+    """The values that a literal may have, from pydantic's `'a', 'b' or 'c'`."""
+    return [name.strip("'") for name in str(facts["expected"]).replace(" or ", ", ").split(", ")]
 
 
 def _fields(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.drift.catalogue import LONGEST, SHORTEST, build_monitor, names
+from trimtab.drift.monitor import Monitor
 from trimtab.drift.signals import departure, distance, divergence, entropy, whitening
 from trimtab.runtime.bundle import Bundle
 from trimtab.runtime.config import Drift, FalseAlarms
-from trimtab.runtime.errors import ConfigError
+from trimtab.runtime.errors import BundleError, ConfigError
 from trimtab.runtime.sessions import Outputs
 
 Signal = Callable[[Outputs], NDArray[np.float64]]
@@ -31,7 +33,7 @@ def _divergence(bundle: Bundle) -> Signal | None:
 
 
 def _departure(bundle: Bundle) -> Signal | None:
-    centre, whiten = bundle.source.moments_centre, bundle.source.moments_whitening.astype(np.float64)
+    centre, whiten = bundle.source.moments_centre, bundle.source.moments_whitening
     if not centre.size:
         return None
 
@@ -44,7 +46,13 @@ def _departure(bundle: Bundle) -> Signal | None:
 def _distance(bundle: Bundle) -> Signal | None:
     if not bundle.manifest.features or "observe" not in bundle.manifest.graphs:
         return None
-    mean, whiten = bundle.source.feature_mean, whitening(bundle.source.feature_cov)
+    mean = bundle.source.feature_mean
+    try:
+        whiten = whitening(bundle.source.feature_cov)
+    except ValueError:
+        raise BundleError(
+            f"{bundle.path / bundle.manifest.source}: feature_cov has negative eigenvalues; export the bundle again"
+        ) from None
 
     def signal(outputs: Outputs) -> NDArray[np.float64]:
         return distance(_observed(outputs.features), mean, whiten)
@@ -67,7 +75,7 @@ def _observed(tap: NDArray[np.float32] | None) -> NDArray[np.float32]:
 def watched_signals(bundle: Bundle, drift: Drift) -> dict[str, Signal]:
     """The configured signals that this bundle can give.
 
-    Raises ConfigError where there is none.
+    Raises ConfigError where there is none, BundleError where the source statistics of one make no sense.
     """
     makers = {"divergence": _divergence, "departure": _departure, "distance": _distance, "entropy": _entropy}
     found: dict[str, Signal] = {name: signal for name in drift.signals if (signal := makers[name](bundle)) is not None}
@@ -80,11 +88,45 @@ def watched_signals(bundle: Bundle, drift: Drift) -> dict[str, Signal]:
     return found
 
 
-def false_alarm_windows(accepted: FalseAlarms, bundle: Bundle) -> float:
-    """The accepted false alarms as an average run length in windows.
+def false_alarm_run(drift: Drift, bundle: Bundle) -> float:
+    """The accepted false alarms as an average run length in observed windows: those are what detectors count.
 
-    Raises ConfigError where they are set per time but the bundle has no rate.
+    Raises ConfigError where they are set per time but the bundle has no rate, or where detectors cannot keep them.
     """
+    observed = _windows(drift.false_alarms, bundle) / drift.observe_every
+    longest = LONGEST / len(drift.signals)  # which share it
+    if not SHORTEST <= observed <= longest:
+        raise ConfigError(
+            f"drift.false_alarms.every: one in {observed:g} observed windows is asked for; give what comes to "
+            f"{SHORTEST:g} to {longest:.1g} windows"
+        )
+    return observed
+
+
+def new_monitor(
+    bundle: Bundle, drift: Drift, signals: Iterable[str], reference: Mapping[str, NDArray[np.float64]]
+) -> Monitor:
+    """The detectors of one stream, of the signals that are watched (see `watched_signals`).
+
+    `reference`: what the bundle recorded of them. Raises ConfigError where the detector, one of its options or the
+    accepted false alarms cannot be.
+    """
+    every = false_alarm_run(drift, bundle)
+    try:
+        return build_monitor(
+            list(signals),
+            drift.detector,
+            every=every,
+            refractory=drift.refractory,
+            options=drift.options,
+            reference=reference,
+        )
+    except ValueError as error:
+        key = "options" if drift.detector in names() else "detector"
+        raise ConfigError(f"drift.{key}: {error}") from None
+
+
+def _windows(accepted: FalseAlarms, bundle: Bundle) -> float:
     if accepted.per == "windows":
         return accepted.every
     window = bundle.manifest.window

@@ -89,14 +89,8 @@ class Windower:
         first = self._end
         buffer[first : first + count] = values
         self._end = end = first + count
-        # One sum tells of NaN or Inf anywhere; which row it was matters only then. (A finite sum that overflows
-        # float32 lands in the slow path as well, and is found harmless there.)
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = values.sum()
-        if not np.isfinite(total):
-            bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-            if len(bad):
-                self._bad = first + int(bad[-1])
+        if not np.isfinite(values).all():
+            self._bad = first + int(np.flatnonzero(~np.isfinite(values).all(axis=1))[-1])
         start = self._start
         rows, hop = self.rows, self.hop
         if end - start >= rows:

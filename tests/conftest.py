@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import random
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,21 @@ import paho.mqtt.client as paho
 import pytest
 import yaml
 
+# As the command line does, before NumPy is imported: see `trimtab.runtime.cli.main`.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 PATIENCE = 20.0
 """Seconds after which something that did not come will not come."""
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Below the range that outgoing connections take their ports from: whoever tries a port of that range while nobody
+    listens may in the end connect to himself, and hold it."""
+    for port in random.sample(range(15000, 32000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port")
 
 
 class Broker:

@@ -16,6 +16,8 @@ COMMANDS = {
     "run": "trimtab.runtime.cli.run:run",
     "replay": "trimtab.runtime.cli.replay:replay",
     "demo": "trimtab.runtime.cli.demo:demo",
+    "versions": "trimtab.runtime.cli.versions:versions",
+    "command": "trimtab.runtime.cli.command:command",
     "doctor": "trimtab.runtime.cli.doctor:doctor",
     "detectors": "trimtab.runtime.cli.detectors:detectors",
     "drift": "trimtab.runtime.cli.drift:drift",

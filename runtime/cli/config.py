@@ -8,7 +8,7 @@ import click
 
 from trimtab.runtime import reference
 from trimtab.runtime.bundle import load_bundle
-from trimtab.runtime.config import load_config
+from trimtab.runtime.config import load_config, said_of
 
 
 @click.group()
@@ -20,8 +20,16 @@ def config() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> None:
     """Validate FILE and the bundle that it names, and say what it would serve."""
+    # Their packages take a second to load, which `--help` should not cost.
+    from trimtab.runtime.tries import configured_methods
+    from trimtab.runtime.watch import new_monitor, watched_signals
+
     found = load_config(file)
-    manifest = load_bundle(found.bundle).manifest
+    bundle = load_bundle(found.bundle)
+    with said_of(file):
+        new_monitor(bundle, found.drift, watched_signals(bundle, found.drift), bundle.source.reference)
+        configured_methods(found.adaptation)
+    manifest = bundle.manifest
     topics = ", ".join(s.topic for s in found.streams) or "no topics (enough for a replay)"
     click.echo(f"{file}: is valid; {manifest.name} ({manifest.task}, {len(manifest.outputs)} outputs) for {topics}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
 from pathlib import Path
 
@@ -37,6 +38,9 @@ def demo(out: Path, seconds: float) -> None:
     from trimtab.runtime.demo import demo as run_demo
     from trimtab.runtime.summary import table
 
+    # Whatever ends us, the daemon and the broker are stopped on the way out.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     bundle = load_bundle(BUNDLE)
     watch = stream.build()
     recording = out / "stream.npz"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,32 +94,7 @@ def export(target: str, out: Path, data: Path | None, **options: Any) -> None:
     the current folder is searched first. A spec says everything itself, and options replace what it says; a plain
     module needs --data and --classes or --targets.
     """
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise ExportError("PyTorch is not installed here; pip install 'trimtab[export]'") from None
-    from trimtab.exporters import ExportSpec
-    from trimtab.exporters.target import batches, load_target, read_data
+    from trimtab.exporters.target import spec_of
 
-    found = load_target(target)
-    extra = given(options)
-    if isinstance(found, torch.nn.Module):
-        if data is None:
-            raise ExportError(f"{target} is a plain module, so --data is needed: an .npz file with x [n, ...]")
-        inputs, labels = read_data(data)
-        single = len(inputs) == 1
-        found = ExportSpec(
-            model=found,
-            example_inputs=next(iter(inputs.values()))[:2] if single else {k: v[:2] for k, v in inputs.items()},
-            source_batches=batches(inputs, labels),
-            name=target.rpartition(":")[2],
-        )
-    elif isinstance(found, ExportSpec):
-        if data is not None:
-            inputs, labels = read_data(data)
-            names = list(found.example_inputs) if isinstance(found.example_inputs, dict) else []
-            extra["source_batches"] = batches(inputs, labels, names)
-    else:
-        raise ExportError(f"{target} is of type {type(found).__name__}; it must be a torch.nn.Module or an ExportSpec")
-    for line in replace(found, **extra).export(out).lines():
+    for line in spec_of(target, data, given(options)).export(out).lines():
         click.echo(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import click
 
 from trimtab.runtime.cli.export import described, given, listed
 
-SHAPE = "Of one sample of the first input, as in 3,48,192, where the file leaves it open."
+SHAPE = "Of one sample of the first input, as in 3,48,192, where the file leaves it open; default: that of --data."
 
 
 @click.command("import")
@@ -26,8 +27,12 @@ def import_onnx(model: Path, out: Path, data: Path | None, shape: list[int] | No
     from trimtab.exporters.target import batches, read_data
 
     extra = given(options)
+    shapes: Mapping[str, Sequence[int]] | Sequence[int] = shape or ()
     if data is not None:
         inputs, labels = read_data(data)
         extra["source_batches"] = batches(inputs, labels)
-    for line in run(model, out, shapes=shape or (), **extra).lines():
+        if not shapes:
+            found = {name: values.shape[1:] for name, values in inputs.items()}
+            shapes = found if len(found) > 1 else next(iter(found.values()))
+    for line in run(model, out, shapes=shapes, **extra).lines():
         click.echo(line)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from trimtab.runtime.bundle import Bundle, load_bundle
-from trimtab.runtime.config import Config, load_config
+from trimtab.runtime.config import Config, load_config, said_of
 from trimtab.runtime.decisions import Event, Step
 from trimtab.runtime.errors import ConfigError, RecordingError
 from trimtab.runtime.recordings import Recording
@@ -72,7 +72,8 @@ def replay(
 
         if config_file is None:
             raise ConfigError("--publish: the broker and the topic are in a configuration; give it with --config")
-        count = publish_recording(source, bundle, config, speed)
+        with said_of(config_file):
+            count = publish_recording(source, bundle, config, speed)
         click.echo(f"{count:,} messages published")
         return
     from trimtab.runtime.plot import Trace, draw
@@ -86,7 +87,8 @@ def replay(
                 sinks.append(DecisionsFile(stack.enter_context(out.open("w", encoding="utf-8"))))
             except OSError as error:
                 raise RecordingError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
-        adapted = one_run(bundle, config, source, sinks, speed, "replay")
+        with said_of(config_file):
+            adapted = one_run(bundle, config, source, sinks, speed, "replay")
     plain = None
     plain_trace = Trace() if plot is not None and compare else None
     if compare is not None:

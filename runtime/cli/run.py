@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from trimtab.runtime.daemon import Daemon
-from trimtab.runtime.errors import JournalError
+from trimtab.runtime.errors import TrimtabError
 from trimtab.runtime.systemd import Notifier
 
 
@@ -23,7 +23,7 @@ def run(config: Path, verbose: bool) -> None:
     daemon = Daemon(config, Notifier())  # what a user has to mend ends here, with status 2
     try:
         daemon.run()
-    except JournalError as error:  # what time or a restart may mend ends with status 1
+    except TrimtabError as error:  # what time or a restart may mend ends with status 1
         logging.getLogger("trimtab").error("%s", error)
         raise SystemExit(1) from None
     except KeyboardInterrupt:

@@ -118,6 +118,18 @@ def test_false_alarms_keep_to_the_rate(draw: Callable[[int, np.random.Generator]
     assert alarms <= expected + 2 * np.sqrt(expected)
 
 
+def test_one_value_beyond_a_recording_without_a_tail_is_no_alarm() -> None:
+    """Nothing in this recording comes near 3 deviations, so that it has no excursion to read a threshold off."""
+    recording = np.repeat(np.random.default_rng(2).uniform(-1.0, 1.0, 100), 20)
+    assert inflation((recording - recording.mean()) / recording.std()) > 10
+    detector = Sprt(every=1e6, shifts=[6.0], reference=recording)
+    beyond = recording.mean() + 3.5 * recording.std()
+    finding = detector.update(beyond)
+    assert not finding.alarm
+    assert finding.threshold == pytest.approx(6.0 * threshold(3.0, 2 * 2 * 1e6))
+    assert any(detector.update(recording.mean() + 12.0 * recording.std()).alarm for _ in range(3))
+
+
 def test_what_goes_beyond_the_usual_levels_is_seen_at_once() -> None:
     rng = np.random.default_rng(5)
     delays = []

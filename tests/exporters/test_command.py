@@ -91,7 +91,8 @@ def test_a_module_with_data_and_options(folder: Path) -> None:
     ("arguments", "message"),
     [
         ("desk_model:net", "--data is needed"),
-        ("desk_model:net --data data.npz", "give either classes"),
+        ("desk_model:net --data data.npz", "so --classes A,B,... is needed"),
+        ("desk_model:net --data data.npz --classes a,b --targets c,d", "give either classes"),
         ("desk_model:net --data nope.npz --classes a,b", "nope.npz: not found"),
         ("desk_model:number", "is of type int"),
         ("desk_model:picky", "cannot be called without arguments"),

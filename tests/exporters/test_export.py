@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from trimtab.exporters import export
-from trimtab.exporters.parity import BATCHES, Comparison, difference, refuse
+from trimtab.exporters.parity import BATCHES, Comparison, difference, patched, refuse
+from trimtab.exporters.survey import session
 from trimtab.runtime.bundle import Calibration, Window, load_bundle
 from trimtab.runtime.errors import ExportError
 
@@ -194,25 +197,98 @@ def test_a_convolution_as_head(bundle_of: Any) -> None:
 
 
 def test_frozen_norms_and_norms_with_a_forward_of_their_own(bundle_of: Any) -> None:
-    class ChannelsLast(nn.LayerNorm):
+    class ByHand(nn.LayerNorm):
         def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x.transpose(1, 2)).transpose(1, 2)
+            return (x - x.mean(1, keepdim=True)) * self.weight[:, None]
 
     stem = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU(), nn.BatchNorm1d(3))
     model = Model(
         lambda m, x: m.fc(m.last(m.bn(m.stem(x))).mean(2)),
         stem=stem,
         bn=nn.BatchNorm1d(3),
-        last=ChannelsLast(3),
+        last=ByHand(3),
         unused=nn.BatchNorm1d(3),
         fc=nn.Linear(3, 3),
     )
     exported = bundle_of(model, (3, 9), frozen=["stem"])
     assert norms(exported) == [("bn", "batch", 3)]
     assert exported.notes == [
-        "last (ChannelsLast) computes its own forward and is left as it is",
+        "last (ByHand) is a norm and more; the norm in it is last.norm",
+        "last.norm: is never run, so it is left out",
         "unused: is never run, so it is left out",
     ]
+
+
+class NormAct(nn.BatchNorm1d):
+    """A norm and an activation in one, as libraries of image models have it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        training = self.training or not self.track_running_stats
+        return F.silu(
+            F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training, 0.1, self.eps)
+        )
+
+
+class ChannelsLast(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.layer_norm(x.transpose(1, 2), self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.transpose(1, 2)
+
+
+class Squared(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x + 0.1
+
+
+def test_norms_inside_of_norms_and_parametrised_ones(bundle_of: Any) -> None:
+    class Rectified(nn.GroupNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(super().forward(x))
+
+    model = Model(
+        lambda m, x: m.fc(m.g(m.ln(m.act(m.conv(m.plain(x.to(m.fc.weight.dtype)))))).mean(2)),
+        plain=parametrize.register_parametrization(nn.BatchNorm1d(3), "weight", Squared()),
+        conv=nn.Conv1d(3, 4, 3),
+        act=NormAct(4),
+        ln=ChannelsLast(4),
+        g=Rectified(2, 4),
+        fc=nn.Linear(4, 3),  # its weight's type is looked at from outside
+    )
+    exported = bundle_of(nn.DataParallel(model), (3, 9))
+    assert norms(exported) == [
+        ("plain", "batch", 3),
+        ("act.norm", "batch", 4),
+        ("ln.norm", "layer", 4),
+        ("g.norm", "group", 4),
+    ]
+    layout, theta = exported.bundle.layout, exported.bundle.source.theta
+    np.testing.assert_array_equal(layout.view(theta, "norm.plain.weight"), model.plain.weight.detach())  # still works
+    np.testing.assert_array_equal(layout.view(theta, "norm.act.norm.var"), model.act.running_var)
+
+    x = torch.from_numpy(random((5, 3, 9)))
+    changed = theta.copy()
+    with torch.no_grad():  # by hand in the caller's model, which knows nothing of inner norms
+        for name, part, attribute in (
+            ("act.norm", "mean", model.act.running_mean),
+            ("act.norm", "weight", model.act.weight),
+            ("ln.norm", "bias", model.ln.bias),
+            ("g.norm", "weight", model.g.weight),
+        ):
+            value = layout.view(changed, f"norm.{name}.{part}")
+            value += 0.5
+            attribute.copy_(torch.from_numpy(value.copy()))
+        wanted = model(x).numpy()
+    run = session(patched(exported.bundle.graph("serve"), layout, changed))
+    np.testing.assert_allclose(run.run(["y"], {"x0": x.numpy()})[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_many_classes_share_a_covariance(tmp_path: Path, settle: Any) -> None:
+    model = Model(lambda m, x: m.fc(x), fc=nn.Linear(4, 70))
+    x, labels = random((300, 4)), np.arange(300) % 69
+    source = export(model, x, [(x, labels)], tmp_path, name="many", classes=[str(k) for k in range(70)]).bundle.source
+    assert source.class_feature_mean.shape == (70, 4)
+    centred = x - np.stack([x[labels == k].mean(0) for k in range(69)])[labels]
+    np.testing.assert_allclose(source.class_feature_cov, (centred.T @ centred / 300)[None], rtol=1e-4, atol=1e-6)
 
 
 def test_other_precisions_become_float32(bundle_of: Any) -> None:
@@ -240,15 +316,23 @@ REFUSED: dict[str, tuple[nn.Module, dict[str, Any], str]] = {
         "frozen=['bn']",
     ),
     "several outputs": (Model(lambda m, x: (m.fc(x.mean(2)), x), **FC), {}, "the model returns a tuple"),
-    "an output of rank 3": (Model(lambda m, x: x), {}, "the model gives [2, 3, 9] (float32) for 2 samples"),
-    "a fixed batch": (Model(lambda m, x: m.fc(x.reshape(40, 3, 9).mean(2)), **FC), {}, "does not run on x0 [2, 3, 9]"),
+    "an output of rank 3": (Model(lambda m, x: x), {}, "the model gives [1, 3, 9] (float32) for a batch of 1"),
+    "a fixed batch": (Model(lambda m, x: m.fc(x.reshape(40, 3, 9).mean(2)), **FC), {}, "does not run on x0 [1, 3, 9]"),
     "len": (
         Model(lambda m, x: m.fc(x.reshape(-1, 3).reshape(len(x), 9, 3).mean(1)), **FC),
         {},
         "use x.shape[0]",
     ),
+    "lazy": (Model(lambda m, x: m.fc(m.l(x).mean(2)), l=nn.LazyBatchNorm1d(), **FC), {}, "l.weight has no values yet"),
+    "TorchScript": (torch.jit.trace(nn.Linear(9, 3), torch.zeros(1, 3, 9)), {}, "the model is TorchScript"),
+    "mixed samples": (
+        Model(lambda m, x: m.fc(x.mean(2) - x.mean((0, 2))), **FC),
+        {},
+        "another output beside other samples than alone",
+    ),
+    "squeezed": (Model(lambda m, x: m.fc(x.mean(2)).squeeze(), **FC), {}, "the model gives [3, 1] (float32)"),
     "a branch on values": (
-        Model(lambda m, x: m.fc(x.mean(2)) if x.sum() > 0 else m.fc(x.amax(2)), **FC),
+        Model(lambda m, x: m.fc(x.mean(2)) if x.sum() > -1e9 else m.fc(x.amax(2)), **FC),
         {},
         "cannot export the model with a free number of samples",
     ),

@@ -12,11 +12,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from trimtab.exporters import import_onnx
 from trimtab.exporters.parity import patched
+from trimtab.runtime.bundle import load_bundle
+from trimtab.runtime.cli import cli
 from trimtab.runtime.errors import ExportError
 
 MEAN, STD = [0.5, 1.0, -1.0], [1.0, 2.0, 0.5]
@@ -159,6 +162,67 @@ def test_what_a_bundle_serves_can_be_imported_again(tmp_path: Path) -> None:
     assert [n.name for n in second.manifest.norms] == ["norm.bn"]
 
 
+def initializers_as_inputs(model: onnx.ModelProto) -> None:
+    """As files of IR version 3 have it."""
+    model.ir_version = 3
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+
+
+def half_precision(model: onnx.ModelProto) -> None:
+    """Weights in half precision, cast where they are used."""
+    casts = []
+    for tensor in model.graph.initializer:
+        name, value = tensor.name, numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(value, f"{name}/half"))
+        casts.append(helper.make_node("Cast", [f"{name}/half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+@pytest.mark.parametrize(
+    ("opset", "last", "change"), [(9, "LogSoftmax", initializers_as_inputs), (17, "Sigmoid", half_precision)]
+)
+def test_parameters_are_found_however_they_are_kept(tmp_path: Path, opset: int, last: str, change: Any) -> None:
+    path = write(tmp_path / "file.onnx", opset=opset, wrapped=False, last=last)
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, path)
+    manifest = import_onnx(path, tmp_path / "out", shapes=[3, 8, 8]).bundle.manifest
+    assert [(n.name, n.kind) for n in manifest.norms] == [("bn", "batch")]
+    assert manifest.features == 4
+
+
+def test_files_that_onnx_runtime_has_optimised(tmp_path: Path) -> None:
+    path = write(tmp_path / "file.onnx", opset=17, wrapped=False, last="Identity")
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.CopyFrom(
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8]).type.tensor_type.shape
+    )
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert "1 layers' biases cannot be reached" in " ".join(
+        import_onnx(tmp_path / "fused.onnx", tmp_path / "out", shapes=[3, 8, 8]).notes
+    )
+    model.graph.node[0].domain = "com.microsoft.nchwc"  # as for a processor with AVX
+    model.opset_import.append(helper.make_opsetid("com.microsoft.nchwc", 1))
+    onnx.save(model, path)
+    with pytest.raises(ExportError, match="optimised by ONNX Runtime for one kind of processor"):
+        import_onnx(path, tmp_path / "other")
+
+
+def test_probabilities_that_are_not_cut_off_are_noticed(tmp_path: Path) -> None:
+    model = onnx.load(write(tmp_path / "file.onnx"))
+    model.graph.node[-1].op_type = "Flatten"  # after the Softmax
+    onnx.save(model, tmp_path / "file.onnx")
+    notes = import_onnx(tmp_path / "file.onnx", tmp_path / "out", shapes=[3, 8, 8]).notes
+    assert any("look like probabilities" in note for note in notes)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "an open shape": ({}, {}, "leaves input x open ([N, 3, ?, ?]); give it without the batch axis"),
     "another shape": ({}, {"shapes": [4, 8, 8]}, "x is [N, 3, ?, ?]"),
@@ -222,3 +286,13 @@ def test_a_real_file_without_pytorch(tmp_path: Path) -> None:
     assert "35 norms, 8752 parameters, 200 features, 2 outputs" in done.stdout
     assert "ends in a Softmax" in done.stdout
     assert done.stderr == ""
+
+
+def test_sizes_left_open_are_those_of_the_data(tmp_path: Path) -> None:
+    model = write(tmp_path / "old.onnx")
+    x = np.random.default_rng(4).standard_normal((70, 3, 9, 7)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", x=x)
+    given = ["import", str(model), "--data", str(tmp_path / "a.npz"), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(cli, given, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert load_bundle(tmp_path / "out").manifest.inputs[0].shape == [3, 9, 7]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from trimtab.adapters.parameters import ParameterLayout
+from trimtab.runtime import providers
 from trimtab.runtime.bundle import Bundle, write_bundle
 
 CHANNELS, ROWS, MAPS, CLASSES, EPS = 3, 16, 4, 2, 1e-5
@@ -237,3 +239,28 @@ def tiny_folded(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 def tiny_served(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """The tiny model without the graphs that observe."""
     return make_tiny(tmp_path_factory.mktemp("served") / "bundle", ("serve", "banked"))
+
+
+@pytest.fixture
+def config(broker: Any, tiny_bundle: Bundle, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What a daemon over the tiny bundle is configured with: a node and topics of the test's own."""
+    node = re.sub(r"\W", "-", request.node.name)
+    return {
+        "bundle": str(tiny_bundle.path),
+        "node": node,
+        "mqtt": {"host": "127.0.0.1", "port": broker.port, "reconnect_max": 0.2},
+        "streams": [{"topic": f"{node}/+"}],
+    }
+
+
+@pytest.fixture
+def without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine on which neither onnxruntime nor onnxruntime-gpu is installed."""
+    real = providers.import_module
+
+    def missing(name: str, package: str | None = None) -> Any:
+        if name == "onnxruntime":
+            raise ModuleNotFoundError("No module named 'onnxruntime'")
+        return real(name, package)
+
+    monkeypatch.setattr(providers, "import_module", missing)

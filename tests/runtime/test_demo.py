@@ -73,7 +73,10 @@ def test_only_one_labelled_stream_can_be_played(tiny: Tiny, moved: Path) -> None
         windows_of(blocks, tiny.bundle)
 
 
-def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "words"), [(signal.SIGINT, 130, "stopped\n"), (signal.SIGTERM, 143, "")], ids=["int", "term"]
+)
+def test_a_signal_stops_everything(number: signal.Signals, status: int, words: str, tmp_path: Path) -> None:
     pytest.importorskip("seglearn")
     out = tmp_path / "out"
     command = [sys.executable, "-c", "from trimtab.runtime.cli import main; main()", "demo", "--out", str(out)]
@@ -84,9 +87,9 @@ def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors.decode()) == (130, "stopped\n")
+    assert (process.returncode, errors.decode()) == (status, words)
     assert "stopped after" in log.read_text()
 
 
@@ -104,6 +107,20 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+HEADING = "a watch moves (a broker on 127.0.0.1:1883)"
+
+
+@pytest.mark.parametrize(("columns", "heading"), [("100", HEADING), ("45", "a watch moves")])
+def test_the_heading_is_cut_where_its_brackets_begin(
+    monkeypatch: pytest.MonkeyPatch, columns: str, heading: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    screen = Terminal()
+    LiveView(screen, ["right"] * 10, HEADING).close()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", screen.getvalue())
+    assert text.splitlines()[0] == f"trimtab  {heading}"
 
 
 def test_the_live_view_draws_the_whole_stream(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from trimtab.runtime.cli import cli
 from trimtab.runtime.config import load_config
 from trimtab.runtime.payloads import encode
 
@@ -78,6 +80,8 @@ def test_tls_passwords_and_the_access_list(
     stranger.publish("trimtab/box-1/set/pause", b"")
     operator.publish("trimtab/box-1/set/resume", b"")
     assert operator.next("trimtab/box-1/result/resume")["ok"]
+    result = CliRunner().invoke(cli, ["command", "unpin", str(process.file)])  # with the box's own user
+    assert (result.exit_code, result.output) == (0, "box-1: unpin: done\n")
     assert [m.topic for m in operator.messages if "pause" in m.topic] == []
     assert stranger.messages == []
     process.kill()

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 
-from trimtab.runtime import doctor, providers
+from trimtab.runtime import doctor
 from trimtab.runtime.cli import cli
 from trimtab.runtime.doctor import BATCHES, examine, lines
 from trimtab.runtime.errors import BundleError
@@ -72,16 +72,8 @@ def test_the_command_prints_text_or_json_and_ends_with_0(monkeypatch: pytest.Mon
 
 
 def test_without_onnxruntime_the_command_says_what_to_install_and_ends_with_1(
-    monkeypatch: pytest.MonkeyPatch,
+    without_onnxruntime: None,
 ) -> None:
-    real = providers.import_module
-
-    def missing(name: str, package: str | None = None) -> Any:
-        if name == "onnxruntime":
-            raise ModuleNotFoundError("No module named 'onnxruntime'")
-        return real(name, package)
-
-    monkeypatch.setattr(providers, "import_module", missing)
     told = CliRunner().invoke(cli, ["doctor"])
     assert told.exit_code == 1
     assert "onnxruntime is missing" in told.output

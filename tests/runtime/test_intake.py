@@ -51,8 +51,8 @@ def routes(*streams: dict[str, str]) -> Routes:
 
 
 def test_topics_go_where_the_configuration_says() -> None:
-    found = routes({"topic": "s/+/imu", "labels": "l/+"}, {"topic": "s/#", "payload": "raw"})
-    assert found.filters() == ["trimtab/n/set/+", "s/+/imu", "s/#", "l/+"]
+    found = routes({"topic": "s/+/imu", "labels": "l/+"}, {"topic": "s/+/b/#", "payload": "raw"})
+    assert found.filters() == ["trimtab/n/set/+", "s/+/imu", "s/+/b/#", "l/+"]
     first, second = found.of("s/a/imu"), found.of("s/a/b/c")
     assert isinstance(first, Sensor)
     assert isinstance(second, Sensor)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from trimtab.adapters.versions import Versions
 from trimtab.runtime.errors import JournalError
-from trimtab.runtime.journal import MARKS, Journal, Message, Turn
+from trimtab.runtime.journal import MARKS, Journal, Message, Turn, look
 
 
 def snapshot(decided: int, rows: bytes = b"\x00\x01") -> dict[str, Any]:
@@ -25,15 +26,17 @@ def snapshot(decided: int, rows: bytes = b"\x00\x01") -> dict[str, Any]:
 def test_a_turn_is_there_after_reopening(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.db", "a")
     messages = [Message("t/decision/s", b"{}"), Message("t/state/s", b"\xff", retain=True)]
-    assert journal.write(Turn(messages=messages, marks=[b"m1", b"m2"], streams={"s": snapshot(3)})) == [1, 2]
+    assert journal.write(Turn(messages=messages, marks=[b"1" * 16, b"2" * 16], streams={"s": snapshot(3)})) == [1, 2]
     journal.close()
     again = Journal(tmp_path / "j.db", "a")
     assert again.unconfirmed() == [(1, messages[0]), (2, messages[1])]
-    assert again.marks() == [b"m1", b"m2"]
+    assert again.marks() == [b"1" * 16, b"2" * 16]
     assert again.streams() == {"s": (3, snapshot(3))}
     assert not again.started_anew
     assert again.write(Turn(messages=[messages[0]], confirmed=1)) == [3]
-    assert [n for n, _ in again.unconfirmed()] == [2, 3]
+    assert [n for n, _ in again.unconfirmed()] == [1, 2, 3]  # a turn goes as a whole
+    again.write(Turn(confirmed=2))
+    assert [n for n, _ in again.unconfirmed()] == [3]
     again.close()
 
 
@@ -68,12 +71,42 @@ def test_versions_and_commands_are_kept(tmp_path: Path) -> None:
     again.close()
 
 
+def test_it_can_be_looked_at_while_it_is_written_and_afterwards(tmp_path: Path) -> None:
+    versions = Versions(np.zeros(5, np.float32))
+    file = tmp_path / "a journal?.db"
+    journal = Journal(file, "a")
+    journal.write(Turn(streams={"s": snapshot(3)}, versions={"s": (versions.state(), versions.to_rows())}))
+    while_open = look(file, "a")
+    assert while_open == (journal.streams(), journal.versions())
+    journal.write(Turn(streams={"s": snapshot(4)}))
+    assert look(file, "a")[0]["s"][0] == 4
+    journal.close()
+    before = sorted(p.name for p in tmp_path.iterdir())
+    assert look(file, "a") == ({"s": (4, snapshot(4))}, while_open[1])
+    assert sorted(p.name for p in tmp_path.iterdir()) == before, "looking leaves nothing behind"
+
+
+def test_looking_at_what_is_no_journal_of_this_bundle_gets_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="no such journal; a daemon makes it"):
+        look(tmp_path / "j.db", "a")
+    Journal(tmp_path / "j.db", "a").close()
+    with pytest.raises(JournalError, match="is of another bundle"):
+        look(tmp_path / "j.db", "b")
+    (tmp_path / "bad.db").write_bytes(b"no database at all, " * 100)
+    with pytest.raises(JournalError, match="no journal, or is damaged"):
+        look(tmp_path / "bad.db", "a")
+    with closing(sqlite3.connect(tmp_path / "j.db")) as db, db:
+        db.execute("UPDATE meta SET value = '99' WHERE key = 'schema'")
+    with pytest.raises(JournalError, match="newer trimtab"):
+        look(tmp_path / "j.db", "a")
+
+
 def test_another_bundle_keeps_numbers_messages_and_marks_only(tmp_path: Path) -> None:
     versions = Versions(np.zeros(5, np.float32))
     journal = Journal(tmp_path / "j.db", "a")
     turn = Turn(
         messages=[Message("t", b"1")],
-        marks=[b"m"],
+        marks=[b"m" * 16],
         streams={"s": snapshot(7)},
         versions={"s": (versions.state(), versions.to_rows())},
     )
@@ -91,10 +124,10 @@ def test_another_bundle_keeps_numbers_messages_and_marks_only(tmp_path: Path) ->
 def test_marks_do_not_grow_without_end(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.db", "a")
     for start in range(0, 4 * MARKS, 512):
-        journal.write(Turn(marks=[(start + i).to_bytes(4, "big") for i in range(512)]))
+        journal.write(Turn(marks=[(start + i).to_bytes(16, "big") for i in range(512)]))
     marks = journal.marks()
     assert MARKS <= len(marks) <= MARKS + 1024
-    assert marks[-1] == (4 * MARKS - 1).to_bytes(4, "big")
+    assert marks[-1] == (4 * MARKS - 1).to_bytes(16, "big")
     journal.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -153,15 +152,7 @@ def test_a_graph_that_cannot_be_run_is_told_in_one_sentence(tmp_path: Path) -> N
     assert "\n" not in str(e.value)
 
 
-def test_without_onnxruntime_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = importlib.import_module
-
-    def missing(name: str, package: str | None = None) -> Any:
-        if name == "onnxruntime":
-            raise ModuleNotFoundError("No module named 'onnxruntime'")
-        return real(name, package)
-
-    monkeypatch.setattr(providers, "import_module", missing)
+def test_without_onnxruntime_the_error_says_what_to_install(without_onnxruntime: None) -> None:
     with pytest.raises(ProviderError, match=r"pip install 'trimtab\[cpu\]', or 'trimtab\[gpu\]'"):
         providers.library()
 

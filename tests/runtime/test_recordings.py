@@ -250,7 +250,7 @@ WRONG: list[tuple[str, str | bytes, str]] = [
     ("r.csv", "", r"is empty; begin it with a line of column names"),
     ("r.csv", "a,b,c\n", r"holds no rows; record some first"),
     ("r.csv", "1,2,3\n4,5,6\n", r"line 1: holds numbers; begin the file with a line of column names"),
-    ("r.csv", "a,b\n1,2\n", r"the columns c are missing; the bundle needs them"),
+    ("r.csv", "a,b\n1,2\n", r"the columns c are missing; add them"),
     ("r.csv", "p,q\n1,2\n", r"the bundle takes the columns a, b, c, the recording has p, q; rename or drop"),
     ("r.csv", "p,q,r,s\n1,2,3,4\n", r"takes the columns a, b, c, the recording has p, q, r, s"),
     ("r.csv", "a,b,c,a\n1,2,3,4\n", r"the column 'a' is there twice; rename one"),
@@ -275,7 +275,7 @@ WRONG: list[tuple[str, str | bytes, str]] = [
     (
         "r.jsonl",
         '{"values": [[1, 2, 3]]}\n{"values": [1, 2]}\n',
-        r"line 2: values: has the shape \[2\]; the bundle takes",
+        r"line 2: values: has the shape \[2\]; give rows",
     ),
     ("r.jsonl", '{"values": "abc"}\n', r"line 1: values: holds something that is no number"),
     ("r.jsonl", '{"values": [1, 2, 3]}\n{"a": 1}\n', r"line 2: values: is missing; give it in every line, or in none"),
@@ -301,7 +301,7 @@ def test_each_mistake_has_its_sentence(
 
 WRONG_ARRAYS: list[tuple[dict[str, Any], str]] = [
     ({"y": np.zeros((4, 3))}, r"the array 'x' is missing"),
-    ({"x": np.zeros((4, 2))}, r"x: has the shape \[4, 2\]; the bundle takes \[n, 3\]"),
+    ({"x": np.zeros((4, 2))}, r"x: has the shape \[4, 2\]; store it as \[n, 3\]"),
     ({"x": np.zeros((4, 3), "U3")}, r"x: holds <U3; store numbers"),
     ({"x": np.zeros((4, 3)), "time": np.arange(3)}, r"time: has the shape \[3\] where the recording has 4 rows"),
     ({"x": np.zeros((4, 3)), "label": np.zeros((4, 2))}, r"label: has the shape \[4, 2\]"),
