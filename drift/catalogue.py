@@ -178,7 +178,8 @@ def build(
     `reference [n]`: the signal recorded in order without drift; it calibrates the detectors that can use one. It is
     left out where it holds fewer than ENOUGH finite values, or only equal ones.
 
-    Raises ValueError, in one sentence, on an unknown name or option, or a value out of range.
+    Raises ValueError, in one sentence, on an unknown name or option, or a value out of range; ModuleNotFoundError, in
+    one sentence, where an optional dependency of the detector is not installed.
     """
     entry = describe(name)
     if not SHORTEST <= every <= LONGEST:
@@ -209,7 +210,7 @@ def build_monitor(
 
     Each signal gets its even share of the rate (Bonferroni: valid however the signals hang together). `reference`
     maps signals to recordings without drift `[n]`, see `build`. Raises ValueError where the
-    detector or an option is wrong.
+    detector or an option is wrong, ModuleNotFoundError as `build` does.
     """
     unbounded = [s for s in signals if s in UNBOUNDED]
     if describe(detector).values == "0..1" and unbounded:

@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 try:
     from numba import njit
 except ModuleNotFoundError:
-    raise ValueError("HTM needs numba, which is not installed; install trimtab[htm]") from None
+    raise ModuleNotFoundError("HTM needs numba, which is not installed; install trimtab[htm]", name="numba") from None
 
 F = TypeVar("F", bound=Callable[..., object])
 

@@ -33,7 +33,7 @@ def scorer(
     """What scores records by detector `name`; `every` and `options` as in `catalogue.build`.
 
     `every` None: the detector's own default, else EVERY. `range_rule` concerns the HTM detectors alone. Raises
-    ValueError, in one sentence, as `catalogue.build` does.
+    ValueError and ModuleNotFoundError, in one sentence, as `catalogue.build` does.
     """
     if name not in WITH_TIME:
         detector = build(name, every=EVERY if every is None else every, options=options)

@@ -49,7 +49,7 @@ def score(
     """
     try:
         score_row = scorer(name, every=every, options=dict(map(_option, options)), range_rule=not no_range_rule)
-    except ValueError as error:
+    except (ValueError, ModuleNotFoundError) as error:
         raise ConfigError(str(error)) from None
     rows = alarms = 0
     with ExitStack() as files:

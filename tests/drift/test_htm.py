@@ -194,5 +194,5 @@ def test_without_numba_one_sentence_says_what_is_missing(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "numba", None)
     from trimtab.drift.catalogue import build
 
-    with pytest.raises(ValueError, match=r"^HTM needs numba, which is not installed; install trimtab\[htm\]$"):
+    with pytest.raises(ModuleNotFoundError, match=r"^HTM needs numba, which is not installed; install trimtab\[htm\]$"):
         build("htm", every=1000)
