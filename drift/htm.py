@@ -23,17 +23,15 @@ from numpy.typing import NDArray
 from trimtab.drift.anomaly_likelihood import log_scale, tail
 from trimtab.drift.detector import Finding, State
 from trimtab.drift.htm_score import HUGE, HtmScore
-from trimtab.drift.range_rule import RangeRule
+from trimtab.drift.range_rule import RANGE_TOLERANCE, RangeRule
 from trimtab.drift.score_baseline import ScoreBaseline
-
-RANGE_TOLERANCE = 0.05
 
 
 class HtmAnomaly:
     """Anomaly scores of (time, value) records, from 0 to 1; see the module.
 
     every: one over the chance of an alarm. range_rule: whether values beyond the range seen are anomalies. hold:
-    records after an alarm without another.
+    records after an alarm without another. seed: of what is random in the HTM.
     """
 
     def __init__(
@@ -46,8 +44,9 @@ class HtmAnomaly:
         cells: int = 32,
         segments: int = 32768,
         regions: int = 1,
+        seed: int = 0,
     ) -> None:
-        self._score = HtmScore(columns=columns, cells=cells, segments=segments, regions=regions)
+        self._score = HtmScore(columns=columns, cells=cells, segments=segments, regions=regions, seed=seed)
         self._baseline = ScoreBaseline()
         self._range = RangeRule(RANGE_TOLERANCE) if range_rule else None
         self.alarm_at = log_scale(1.0 / every)

@@ -31,9 +31,9 @@ HUGE = 1e150
 class HtmScore:
     """Raw anomaly scores of (time, value) records; see the module. None while the resolution is not known."""
 
-    def __init__(self, *, columns: int, cells: int, segments: int, regions: int) -> None:
+    def __init__(self, *, columns: int, cells: int, segments: int, regions: int, seed: int = 0) -> None:
         self._sizes = {"columns": columns, "cells": cells, "segments": segments}
-        self._seeds = range(regions)
+        self._seeds = range(seed, seed + regions)
         self._clock = TimeOfDayEncoder()
         self.reset()
 
@@ -113,4 +113,4 @@ class HtmScore:
                 region.restore(kept)
 
     def _options(self) -> dict[str, int]:
-        return {**self._sizes, "regions": len(self._seeds)}
+        return {**self._sizes, "regions": len(self._seeds), "seed": self._seeds.start}

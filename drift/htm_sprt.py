@@ -10,18 +10,20 @@ together are not taken for independent ones. A rise of the mean by s d then has 
 
     s / 10 (z - s / 2)    a record.
 
-1. *Anomaly.* Wald's test of s = SHIFT against s = 0, repeated (S = max(0, S + ratio), see run_length): it decides for
-   an anomaly at S >= ln(`every`). By Lorden (1971) that has an average run length of at least `every` where the
-   model holds; scores are not normal, so that it is approximate.
+1. *Anomaly.* Wald's tests of s = 1, 2, 4 and 8 (SHIFTS) against s = 0, each repeated (S = max(0, S + ratio), see
+   run_length), since how great a surprise will be is not known: they decide for an anomaly where the logarithm of
+   the mean of exp(S) reaches ln(`every`). By Lorden (1971), and Shin, Ramdas and Rinaldo (2022, "E-detectors") for
+   the mean, that has an average run length of at least `every` where the model holds; scores are not normal, so that
+   it is approximate.
 2. *Drift.* After an anomaly, Wald's test of s = LASTING against s = 0, with both boundaries (error rates ALPHA for
    "drift", BETA for "no drift"), tells whether surprise lasts. z is at most LASTING in it, so that no short surprise,
    however great, is a drift: that takes 35 records at least. If it lasts, the stream has changed: what is usual is
    learnt anew, for 100 records. Else watching goes on `hold` records after the anomaly. No other anomaly is told in
    between: one event, one alarm.
 
-Against the anomaly likelihood, which looks at ten records at a time, the test looks as far back as evidence goes: a
+Against the anomaly likelihood, which looks at ten records at a time, the tests look as far back as evidence goes: a
 smaller rise that lasts longer counts too. `HtmSprtAnomaly` is for recordings: it adds the time of day and the range
-rule (here with a fiftieth of the range), and takes the mean of two regions.
+rule.
 """
 
 from __future__ import annotations
@@ -33,14 +35,13 @@ from numpy.typing import NDArray
 
 from trimtab.drift.detector import Finding, State
 from trimtab.drift.htm_score import HUGE, HtmScore
-from trimtab.drift.range_rule import RangeRule
+from trimtab.drift.range_rule import RANGE_TOLERANCE, RangeRule
 from trimtab.drift.run_length import wald_boundaries
 from trimtab.drift.score_baseline import AVERAGED, ScoreBaseline, Usual
 
-SHIFT, LASTING = 4.0, 2.0
+SHIFTS, LASTING = (1.0, 2.0, 4.0, 8.0), 2.0
 ALPHA, BETA = 1e-3, 1e-2
 SPAN = 4000.0
-RANGE_TOLERANCE = 0.02
 
 WATCHING, EVENT, NO_DRIFT = "watching", "event", "no drift"
 """What is going on; `NO_DRIFT`: an event which the second test has decided about."""
@@ -59,8 +60,8 @@ class ScoreTest:
     def reset(self) -> None:
         """Forget everything."""
         self._baseline.reset()
-        self.evidence = 0.0
-        self._length = 0
+        self._sums = [0.0] * len(SHIFTS)
+        self._lengths = [0] * len(SHIFTS)
         self._phase = WATCHING
         self._elapsed = 0
         self._lasting = 0.0
@@ -79,17 +80,23 @@ class ScoreTest:
         if usual is None:
             self._watch()
             return False, False
-        self.evidence = max(0.0, self.evidence + _ratio(score, usual, SHIFT))
-        self._length = self._length + 1 if self.evidence > 0 else 0
+        self._sums = [max(0.0, s + _ratio(score, usual, shift)) for s, shift in zip(self._sums, SHIFTS, strict=True)]
+        self._lengths = [n + 1 if s > 0 else 0 for n, s in zip(self._lengths, self._sums, strict=True)]
         if self.evidence < self.threshold:
             return False, False
         self.begin()
         return True, False
 
     @property
+    def evidence(self) -> float:
+        """For an anomaly, in nats: ln of the mean of exp(S), at least 0."""
+        highest = max(self._sums)
+        return highest + math.log(math.fsum(math.exp(s - highest) for s in self._sums) / len(SHIFTS))
+
+    @property
     def onset(self) -> int:
-        """Records ago at which the evidence began to grow."""
-        return max(self._length - 1, 0)
+        """Records ago at which the greatest of the sums began to grow."""
+        return max(self._lengths[self._sums.index(max(self._sums))] - 1, 0)
 
     @property
     def watching(self) -> bool:
@@ -101,7 +108,7 @@ class ScoreTest:
         self._phase, self._elapsed, self._lasting = EVENT, 0, 0.0
 
     def _watch(self) -> None:
-        self._phase, self.evidence, self._length = WATCHING, 0.0, 0
+        self._phase, self._sums, self._lengths = WATCHING, [0.0] * len(SHIFTS), [0] * len(SHIFTS)
 
     def _lasts(self, score: float, usual: Usual) -> bool:
         if self._phase == EVENT:
@@ -115,8 +122,8 @@ class ScoreTest:
         """All of the memory."""
         return {
             "baseline": self._baseline.state(),
-            "evidence": self.evidence,
-            "length": self._length,
+            "sums": list(self._sums),
+            "lengths": list(self._lengths),
             "phase": self._phase,
             "elapsed": self._elapsed,
             "lasting": self._lasting,
@@ -125,8 +132,8 @@ class ScoreTest:
     def restore(self, state: State) -> None:
         """Continue exactly from `state`."""
         self._baseline.restore(state["baseline"])
-        self.evidence = float(state["evidence"])
-        self._length = int(state["length"])
+        self._sums = [float(s) for s in state["sums"]]
+        self._lengths = [int(n) for n in state["lengths"]]
         self._phase = str(state["phase"])
         self._elapsed = int(state["elapsed"])
         self._lasting = float(state["lasting"])
@@ -136,21 +143,23 @@ class HtmSprtAnomaly:
     """Anomaly scores of (time, value) records, from 0 to 1, at least 0.5 for an anomaly; see the module.
 
     every: about how many records lie between false anomalies of the test. range_rule: whether values beyond the range
-    seen are anomalies. hold: records of an event. After each record, `decision` is "anomaly", "drift" or None.
+    seen are anomalies. hold: records of an event. seed: of what is random in the HTM. After each record, `decision` is
+    "anomaly", "drift" or None.
     """
 
     def __init__(
         self,
         *,
-        every: float = 1e6,
+        every: float = 1e5,
         range_rule: bool = True,
         hold: int = 100,
         columns: int = 2048,
         cells: int = 32,
         segments: int = 32768,
-        regions: int = 2,
+        regions: int = 1,
+        seed: int = 0,
     ) -> None:
-        self._score = HtmScore(columns=columns, cells=cells, segments=segments, regions=regions)
+        self._score = HtmScore(columns=columns, cells=cells, segments=segments, regions=regions, seed=seed)
         self._test = ScoreTest(every=every, hold=hold)
         self._range = RangeRule(RANGE_TOLERANCE) if range_rule else None
         self.alarm_at = 0.5

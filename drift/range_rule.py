@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from trimtab.drift.detector import State
 
+RANGE_TOLERANCE = 0.05
+"""Numenta's (SPATIAL_TOLERANCE)."""
+
 
 class RangeRule:
     """tolerance: share of the range seen so far by which a value must lie beyond it."""

@@ -29,7 +29,7 @@ def drift() -> None:
 @click.option("--detector", "name", required=True, help="A detector of `trimtab detectors`.")
 @click.option("--column", default="value", show_default=True, help="The column to score.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The CSV file to write.")
-@click.option("--every", type=float, help="Accepted records between false alarms.  [default: 10000; htm_sprt: 1e6]")
+@click.option("--every", type=float, help="Accepted records between false alarms.  [default: 10000; htm_sprt: 100000]")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the detector.")
 @click.option("--no-range-rule", is_flag=True, help="HTM detectors: do not alarm at values beyond the range seen.")
 def score(

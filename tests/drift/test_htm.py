@@ -84,6 +84,28 @@ def test_the_repeated_test_has_at_least_the_run_length_asked() -> None:
     assert 0 < alarms <= 60000 / 300
 
 
+def test_the_evidence_is_the_mixture_of_repeated_tests() -> None:
+    # Against the definition, with the baseline that the test has by then: S_k = max(0, S_k + s/10 (z - s/2)).
+    rng = np.random.default_rng(5)
+    test, baseline = ScoreTest(every=1e9, hold=100), ScoreBaseline(span=4000)
+    sums = np.zeros(4)
+    shifts = np.array([1.0, 2.0, 4.0, 8.0])
+    for score in np.concatenate([0.3 + 0.05 * rng.standard_normal(400), 0.33 + 0.05 * rng.standard_normal(30)]):
+        usual = baseline.update(float(score))[1]
+        test.update(float(score))
+        if usual is not None:
+            sums = np.maximum(0, sums + shifts / 10 * ((score - usual.mean) / usual.deviation - shifts / 2))
+        assert test.evidence == pytest.approx(np.log(np.mean(np.exp(sums))), abs=1e-9)
+    assert 0 < test.evidence < test.threshold
+
+
+def test_seeds_differ() -> None:
+    records = wave(500)
+    first, same, other = (HtmScore(**SMALL, regions=1, seed=seed) for seed in (1, 1, 2))
+    found = [[score.update(*record) for record in records] for score in (first, same, other)]
+    assert found[0] == found[1] != found[2]
+
+
 def run(test: ScoreTest, scores: np.ndarray) -> list[str]:
     out = []
     for i, score in enumerate(scores):
