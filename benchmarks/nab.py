@@ -38,10 +38,8 @@ Records = list[tuple[float, float]]
 VARIANTS: dict[str, Callable[[int], HtmAnomaly | HtmSprtAnomaly]] = {
     "htm, no range rule": lambda seed: HtmAnomaly(seed=seed, range_rule=False),
     "htm": lambda seed: HtmAnomaly(seed=seed),
-    "htm, every alarm": lambda seed: HtmAnomaly(seed=seed, hold=1),
     "htm_sprt, no range rule": lambda seed: HtmSprtAnomaly(seed=seed, range_rule=False),
     "htm_sprt": lambda seed: HtmSprtAnomaly(seed=seed),
-    "htm_sprt, 2 regions": lambda seed: HtmSprtAnomaly(seed=seed, regions=2),
 }
 
 
