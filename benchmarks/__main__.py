@@ -13,6 +13,7 @@ NAMES = (
     "sessions",
     "detection",
     "bank",
+    "nab",
     "replay",
     "watch",
     "gas",

@@ -62,6 +62,12 @@ _WINDOWS = {
 }
 _BOOTSTRAP = "bootstrap of the reference window for independent values, in blocks of a recording where there is one"
 _UNIFORM = "simulation, for independent values of any continuous distribution; by bootstrap of a recording in blocks"
+_HTM = {
+    "columns": Option(int, 2048, 64, 65536, "columns of the HTM"),
+    "cells": Option(int, 32, 1, 64, "cells of a column"),
+    "segments": Option(int, 32768, 64, 131072, "segments that it can learn; then old ones make way"),
+    "regions": Option(int, 1, 1, 8, "HTMs of different seeds whose mean score is taken"),
+}
 
 CATALOGUE: dict[str, Entry] = {
     "sprt": Entry(
@@ -279,6 +285,20 @@ CATALOGUE: dict[str, Entry] = {
         "Frias-Blanco et al. 2015",
         "0..1",
     ),
+    "htm": Entry(
+        "trimtab.drift.htm:Htm",
+        "sequences that were not seen before, in a signal that is predictable",
+        _HTM,
+        "normal tail of means of ten anomaly scores: approximate",
+        "Hawkins and Ahmad 2016; Ahmad et al. 2017",
+    ),
+    "htm_sprt": Entry(
+        "trimtab.drift.htm_sprt:HtmSprt",
+        "the same by sequential tests, which also tell whether it lasts",
+        {"hold": Option(int, 100, 10, 100000, "values of an event, in which there is no other alarm"), **_HTM},
+        "Wald's bound for normal anomaly scores: approximate",
+        "Bandyopadhyay, Bose and Roy Chowdhury 2025",
+    ),
 }
 
 
@@ -307,14 +327,15 @@ def build(
     `reference [n]`: the signal recorded in order without drift; it calibrates the detectors that can use one. It is
     left out where it holds fewer than ENOUGH finite values, or only equal ones.
 
-    Raises ValueError, in one sentence, on an unknown name or option, or a value out of range.
+    Raises ValueError, in one sentence, on an unknown name or option, or a value out of range; ModuleNotFoundError, in
+    one sentence, where an optional dependency of the detector is not installed.
     """
     entry = describe(name)
     if not SHORTEST <= every <= LONGEST:
         raise ValueError(
             f"one false alarm in {every:g} values is asked for; give a number from {SHORTEST:g} to {LONGEST:g}"
         )
-    settings = {key: _checked(name, entry.options, key, value) for key, value in (options or {}).items()}
+    settings = checked(name, options or {})
     if reference is not None:
         reference = np.asarray(reference, np.float64).ravel()
         reference = reference[np.isfinite(reference)]
@@ -338,7 +359,7 @@ def build_monitor(
 
     Each signal gets its even share of the rate (Bonferroni: valid however the signals hang together). `reference`
     maps signals to recordings without drift `[n]`, see `build`. Raises ValueError where the
-    detector or an option is wrong.
+    detector or an option is wrong, ModuleNotFoundError as `build` does.
     """
     unbounded = [s for s in signals if s in UNBOUNDED]
     if describe(detector).values == "0..1" and unbounded:
@@ -348,6 +369,12 @@ def build_monitor(
     return Monitor(
         {s: build(detector, every=share, options=options, reference=known.get(s)) for s in signals}, refractory
     )
+
+
+def checked(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A detector's options, each of the right kind and in range. Raises ValueError, in one sentence, where not."""
+    known = describe(name).options
+    return {key: _checked(name, known, key, value) for key, value in options.items()}
 
 
 def _checked(name: str, options: Mapping[str, Option], key: str, value: Any) -> Any:

@@ -109,7 +109,7 @@ def new_monitor(
     """The detectors of one stream, of the signals that are watched (see `watched_signals`).
 
     `reference`: what the bundle recorded of them. Raises ConfigError where the detector, one of its options or the
-    accepted false alarms cannot be.
+    accepted false alarms cannot be, or what the detector needs is not installed.
     """
     every = false_alarm_run(drift, bundle)
     try:
@@ -121,6 +121,8 @@ def new_monitor(
             options=drift.options,
             reference=reference,
         )
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"drift.detector: {error}") from None
     except ValueError as error:
         key = "options" if drift.detector in names() else "detector"
         raise ConfigError(f"drift.{key}: {error}") from None

@@ -20,6 +20,7 @@ COMMANDS = {
     "command": "trimtab.runtime.cli.command:command",
     "doctor": "trimtab.runtime.cli.doctor:doctor",
     "detectors": "trimtab.runtime.cli.detectors:detectors",
+    "drift": "trimtab.runtime.cli.drift:drift",
     "config": "trimtab.runtime.cli.config:config",
 }
 

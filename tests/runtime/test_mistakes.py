@@ -162,6 +162,17 @@ def test_config_check_says_the_same(
         assert said.count("\n") == 1
 
 
+def test_what_a_detector_needs_is_missed_only_where_it_is_configured(tmp_path: Path, tiny_bundle: Bundle) -> None:
+    without = "import sys; sys.modules['numba'] = None; from trimtab.runtime.cli import main; main()"
+    command = [sys.executable, "-c", without, "config", "check"]
+    file = config_file(tmp_path, tiny_bundle)
+    assert subprocess.run([*command, file], capture_output=True, timeout=60).returncode == 0
+    file = config_file(tmp_path, tiny_bundle, drift={"detector": "htm"})
+    done = subprocess.run([*command, file], capture_output=True, text=True, timeout=60)
+    wanted = f"trimtab: {file}: drift.detector: HTM needs numba, which is not installed; install trimtab[htm]\n"
+    assert (done.returncode, done.stderr) == (2, wanted)
+
+
 # -- the daemon -------------------------------------------------------------------------------------------------------
 
 

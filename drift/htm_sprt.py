@@ -1,0 +1,264 @@
+"""HTM x SPRT: a hierarchical temporal memory turns a stream into surprise, sequential tests decide what it means.
+
+After Bandyopadhyay, Bose and Roy Chowdhury (2025), "A Hybrid Framework for Real-Time Data Drift and Anomaly
+Identification Using Hierarchical Temporal Memory and Statistical Tests", of which only the abstract was at hand: HTM's
+anomaly output feeds a sequential probability ratio test that decides anomaly and drift. **Our reading:**
+
+The raw score x is standardised by what is usual, z = (x - m) / d, with m and d the mean and deviation of the mean of
+AVERAGED = 10 scores (score_baseline): d is what is left of the noise after averaging, so that scores which hang
+together are not taken for independent ones. A rise of the mean by s d then has the log-likelihood ratio
+
+    s / 10 (z - s / 2)    a record.
+
+1. *Anomaly.* Wald's tests of s = 1, 2, 4 and 8 (SHIFTS) against s = 0, each repeated (S = max(0, S + ratio), see
+   run_length), since how great a surprise will be is not known: they decide for an anomaly where the logarithm of
+   the mean of exp(S) reaches ln(`every`). By Lorden (1971), and Shin, Ramdas and Rinaldo (2022, "E-detectors") for
+   the mean, that has an average run length of at least `every` where the model holds; scores are not normal, so that
+   it is approximate.
+2. *Drift.* After an anomaly, Wald's test of s = LASTING against s = 0, with both boundaries (error rates ALPHA for
+   "drift", BETA for "no drift"), tells whether surprise lasts. z is at most LASTING in it, so that no short surprise,
+   however great, is a drift: that takes 35 records at least. If it lasts, the stream has changed: what is usual is
+   learnt anew, for 100 records. Else watching goes on `hold` records after the anomaly. No other anomaly is told in
+   between: one event, one alarm.
+
+Against the anomaly likelihood, which looks at ten records at a time, the tests look as far back as evidence goes: a
+smaller rise that lasts longer counts too. `HtmSprtAnomaly` is for recordings: it adds the time of day and the range
+rule.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.drift.detector import Finding, State
+from trimtab.drift.htm_score import HUGE, HtmScore
+from trimtab.drift.range_rule import RANGE_TOLERANCE, RangeRule
+from trimtab.drift.run_length import wald_boundaries
+from trimtab.drift.score_baseline import AVERAGED, ScoreBaseline, Usual
+
+SHIFTS, LASTING = (1.0, 2.0, 4.0, 8.0), 2.0
+ALPHA, BETA = 1e-3, 1e-2
+SPAN = 4000.0
+
+WATCHING, EVENT, NO_DRIFT = "watching", "event", "no drift"
+"""What is going on; `NO_DRIFT`: an event which the second test has decided about."""
+
+
+class ScoreTest:
+    """The two tests on raw scores; see the module."""
+
+    def __init__(self, *, every: float, hold: int) -> None:
+        self.threshold = math.log(every)
+        self._hold = hold
+        self._lower, self._upper = wald_boundaries(ALPHA, BETA)
+        self._baseline = ScoreBaseline(span=SPAN)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._baseline.reset()
+        self._sums = [0.0] * len(SHIFTS)
+        self._lengths = [0] * len(SHIFTS)
+        self._phase = WATCHING
+        self._elapsed = 0
+        self._lasting = 0.0
+
+    def update(self, score: float) -> tuple[bool, bool]:
+        """Take a raw score, from 0 to 1: whether it completes an anomaly, and whether a drift."""
+        usual = self._baseline.update(score)[1]
+        if self._phase != WATCHING:
+            self._elapsed += 1
+            drift = usual is not None and self._lasts(score, usual)
+            if drift:
+                self._baseline.restart()
+            if drift or self._elapsed >= self._hold:
+                self._watch()
+            return False, drift
+        if usual is None:
+            self._watch()
+            return False, False
+        self._sums = [max(0.0, s + _ratio(score, usual, shift)) for s, shift in zip(self._sums, SHIFTS, strict=True)]
+        self._lengths = [n + 1 if s > 0 else 0 for n, s in zip(self._lengths, self._sums, strict=True)]
+        if self.evidence < self.threshold:
+            return False, False
+        self.begin()
+        return True, False
+
+    @property
+    def evidence(self) -> float:
+        """For an anomaly, in nats: ln of the mean of exp(S), at least 0."""
+        highest = max(self._sums)
+        return highest + math.log(math.fsum(math.exp(s - highest) for s in self._sums) / len(SHIFTS))
+
+    @property
+    def onset(self) -> int:
+        """Records ago at which the greatest of the sums began to grow."""
+        return max(self._lengths[self._sums.index(max(self._sums))] - 1, 0)
+
+    @property
+    def watching(self) -> bool:
+        """Whether an anomaly would be told; not during an event."""
+        return self._phase == WATCHING
+
+    def begin(self) -> None:
+        """An event begins: from now on the question is whether it lasts."""
+        self._phase, self._elapsed, self._lasting = EVENT, 0, 0.0
+
+    def _watch(self) -> None:
+        self._phase, self._sums, self._lengths = WATCHING, [0.0] * len(SHIFTS), [0] * len(SHIFTS)
+
+    def _lasts(self, score: float, usual: Usual) -> bool:
+        if self._phase == EVENT:
+            highest = usual.mean + LASTING * usual.deviation
+            self._lasting += _ratio(min(score, highest), usual, LASTING)
+            if self._lasting <= self._lower:
+                self._phase = NO_DRIFT
+        return self._phase == EVENT and self._lasting >= self._upper
+
+    def state(self) -> State:
+        """All of the memory."""
+        return {
+            "baseline": self._baseline.state(),
+            "sums": list(self._sums),
+            "lengths": list(self._lengths),
+            "phase": self._phase,
+            "elapsed": self._elapsed,
+            "lasting": self._lasting,
+        }
+
+    def restore(self, state: State) -> None:
+        """Continue exactly from `state`."""
+        self._baseline.restore(state["baseline"])
+        self._sums = [float(s) for s in state["sums"]]
+        self._lengths = [int(n) for n in state["lengths"]]
+        self._phase = str(state["phase"])
+        self._elapsed = int(state["elapsed"])
+        self._lasting = float(state["lasting"])
+
+
+class HtmSprtAnomaly:
+    """Anomaly scores of (time, value) records, from 0 to 1, at least 0.5 for an anomaly; see the module.
+
+    every: about how many records lie between false anomalies of the test. range_rule: whether values beyond the range
+    seen are anomalies. hold: records of an event. seed: of what is random in the HTM. After each record, `decision` is
+    "anomaly", "drift" or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        every: float = 1e5,
+        range_rule: bool = True,
+        hold: int = 100,
+        columns: int = 2048,
+        cells: int = 32,
+        segments: int = 32768,
+        regions: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self._score = HtmScore(columns=columns, cells=cells, segments=segments, regions=regions, seed=seed)
+        self._test = ScoreTest(every=every, hold=hold)
+        self._range = RangeRule(RANGE_TOLERANCE) if range_rule else None
+        self.alarm_at = 0.5
+        self.decision: str | None = None
+
+    def update(self, time: float | None, value: float) -> float:
+        """Take a record: `time` in seconds since 1970 of the local clock (None: unknown). 0 where it is skipped."""
+        self.decision = None
+        if not -HUGE < value < HUGE:
+            return 0.0
+        watched = self._test.watching
+        raw = self._score.update(time, value)
+        anomaly, drift = self._test.update(raw or 0.0)
+        outside = self._range is not None and self._range.update(value)
+        if drift:
+            self.decision = "drift"
+        elif anomaly or (watched and outside):
+            self.decision = "anomaly"
+        if not watched:
+            return 0.0
+        if outside:
+            self._test.begin()
+            return 1.0
+        return self._test.evidence / (self._test.evidence + self._test.threshold)
+
+    def state(self) -> State:
+        """All of the memory."""
+        return {
+            "score": self._score.state(),
+            "test": self._test.state(),
+            "range": None if self._range is None else self._range.state(),
+        }
+
+    def restore(self, state: State) -> None:
+        """Continue exactly from `state`. Raises ValueError where it is of other options."""
+        if (state["range"] is None) != (self._range is None):
+            raise ValueError("this state is of an HTM with other options; reset the detector")
+        self._score.restore(state["score"])
+        self._test.restore(state["test"])
+        if self._range is not None:
+            self._range.restore(state["range"])
+
+
+class HtmSprt:
+    """Detector by HTM and sequential tests; see the module. Its alarms are anomalies; which were drifts, shows later.
+
+    every: about how many values lie between false anomalies. hold: values of an event. columns, cells, segments,
+    regions: the HTM's size. A `reference` is not used: what is normal is learnt in sequence, from the stream. After
+    each value, `decision` is "anomaly", "drift" or None.
+    """
+
+    name = "htm_sprt"
+
+    def __init__(
+        self,
+        *,
+        every: float,
+        hold: int = 100,
+        columns: int = 2048,
+        cells: int = 32,
+        segments: int = 32768,
+        regions: int = 1,
+        reference: NDArray[np.float64] | None = None,
+    ) -> None:
+        self._score = HtmScore(columns=columns, cells=cells, segments=segments, regions=regions)
+        self._test = ScoreTest(every=every, hold=hold)
+        self.decision: str | None = None
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._score.reset()
+        self._test.reset()
+        self.decision = None
+
+    def update(self, value: float) -> Finding:
+        """Take one value: a few tenths of a millisecond at 2,048 x 32."""
+        self.decision = None
+        raw = self._score.update(None, value) if -HUGE < value < HUGE else None
+        test = self._test
+        if raw is None:
+            evidence = test.evidence if test.watching else 0.0
+            return Finding(False, evidence, test.threshold, None)
+        anomaly, drift = test.update(raw)
+        self.decision = "anomaly" if anomaly else "drift" if drift else None
+        evidence = test.evidence if test.watching or anomaly else 0.0
+        return Finding(anomaly, evidence, test.threshold, test.onset if anomaly else None)
+
+    def state(self) -> State:
+        """All of the memory."""
+        return {"detector": self.name, "version": 1, "score": self._score.state(), "test": self._test.state()}
+
+    def restore(self, state: State) -> None:
+        """Continue exactly from `state`. Raises ValueError where it is of another detector, version or size."""
+        if state.get("detector") != self.name or state.get("version") != 1:
+            raise ValueError(f"this state is not of {self.name}; reset the detector")
+        self._score.restore(state["score"])
+        self._test.restore(state["test"])
+        self.decision = None
+
+
+def _ratio(score: float, usual: Usual, shift: float) -> float:
+    return shift / AVERAGED * ((score - usual.mean) / usual.deviation - shift / 2)
