@@ -20,6 +20,7 @@ COMMANDS = {
     "command": "trimtab.runtime.cli.command:command",
     "doctor": "trimtab.runtime.cli.doctor:doctor",
     "detectors": "trimtab.runtime.cli.detectors:detectors",
+    "methods": "trimtab.runtime.cli.methods:methods",
     "config": "trimtab.runtime.cli.config:config",
 }
 
