@@ -315,7 +315,7 @@ def describe(name: str) -> Entry:
     except KeyError:
         near = get_close_matches(name, CATALOGUE, n=3) or ["sprt"]
         raise ValueError(
-            f"detector {name!r} is unknown; choose {' or '.join(near)}, or another of those that `trimtab detectors` lists"
+            f"detector {name!r} is unknown; choose {' or '.join(near)}, or another that `trimtab detectors` lists"
         ) from None
 
 
