@@ -29,4 +29,4 @@ def test_one_detector_as_json() -> None:
 def test_an_unknown_name_is_one_sentence() -> None:
     result = CliRunner().invoke(cli, ["detectors", "psychic"])
     assert result.exit_code == 2
-    assert "detector 'psychic' is unknown; choose sprt, or" in result.output
+    assert "detector 'psychic' is unknown; choose one of sprt, " in result.output
