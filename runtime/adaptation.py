@@ -180,7 +180,9 @@ class Adaptation:
         Not before a memory's worth of windows: what a person does for a minute may look well though the rest does not.
         """
         recent = gathered.recent
-        if gathered.seen < self.plan.config.memory:
+        # An adapted vector is held against the source's once more, with all windows, before it may stay.
+        whole = self.plan.config.memory + (self.plan.config.retry if self.version else 0)
+        if gathered.seen <= whole:
             return False
         return all(
             float(np.median([signals[name] for signals in recent])) <= bound

@@ -25,6 +25,9 @@ from trimtab.runtime.sessions import Engine
 RECALLED = 0.01
 """Accepted chance that an earlier version is better only by chance: there may be a dozen of them to choose from."""
 
+LEAST_HELD = 24
+"""Windows held back, three runs of them, from which on it may be said that nothing is sure."""
+
 
 @dataclass(slots=True)
 class Attempt:
@@ -162,7 +165,24 @@ def attempted(plan: Plan, current: Version, earlier: Sequence[Version], windows:
             theta = attempt.theta = proposal.theta
             attempt.known = None
             attempt.accepted.append(method.name)
+    whole = max(LEAST_HELD, min(plan.config.guard.holdout, plan.config.memory // 4))
+    if attempt.theta is None and current.number != 0 and len(held) >= whole:
+        _back_to_source(plan, current, held, attempt)
     return attempt
+
+
+def _back_to_source(plan: Plan, current: Version, held: Windows, attempt: Attempt) -> None:
+    """Under suspicion, and where nothing better is found, the vector in use must surely be better than the source's.
+
+    What came with a drift often goes with it. Then nothing may fit surely better than anything else, and what was
+    adapted to the drift would stay for ever.
+    """
+    source = plan.context.source.theta
+    verdict = judge(plan.context, source, current.theta, held, 0.0)
+    if not verdict.accepted:
+        attempt.theta, attempt.known = source, 0
+        attempt.accepted = ["recall of version 0"]
+        attempt.trail.append({"method": "recall", "accepted": True, "version": 0, **_figures(verdict.scores)})
 
 
 def judged(plan: Plan, current: NDArray[np.float32], before: Version | None, held: Windows) -> Attempt:

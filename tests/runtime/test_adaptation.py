@@ -47,7 +47,7 @@ class Stream:
 
     def __init__(self, tiny: Tiny, executor: Any = None, **sections: Any) -> None:
         adaptation = {"minimum": 32, "retry": 16, "memory": 64, "guard": {"probation": 40, "holdout": 32}}
-        config = parse_config({"bundle": "b", "adaptation": adaptation, **sections}, "test")
+        config = parse_config({"bundle": "b", "adaptation": adaptation} | sections, "test")
         self.executor = executor or InlineExecutor()
         self.engine = Engine(tiny.bundle, config.sessions, InlineExecutor())
         self.pipeline = Pipeline(tiny.bundle, config, self.engine, SimulatedClock(0.0), self.executor)
@@ -249,6 +249,22 @@ def test_a_drift_that_goes_away_by_itself_ends(tiny: Tiny) -> None:
         stream.collect()
     assert stream.states()[-1] == "stable"
     assert stream.adaptation.calm
+
+
+def test_a_vector_that_is_not_surely_better_gives_way_to_the_source(tiny: Tiny) -> None:
+    stream = Stream(tiny, adaptation={"minimum": 32, "retry": 16, "memory": 128, "guard": {"holdout": 32}})
+    theta = tiny.source.copy()
+    theta[-1] += 1e-3
+    version = stream.adaptation.versions.add(theta, "chosen", {}, 0.0).number
+    stream.alarm()
+    as_usual = {name: float(np.median(values)) for name, values in tiny.bundle.source.reference.items()}
+    for i in range(160):  # as the source again, and nothing else is found
+        stream.events += stream.adaptation.saw(stream.sample(flip=False), i // 8 % 2, as_usual)
+        stream.collect()
+    switches = [(r["from"], r["to"], r["methods"]) for r in stream.reports() if r["from"] != r["to"]]
+    assert switches[0] == (version, 0, ["recall of version 0"])
+    # Not before the memory was full: on few windows nothing is sure.
+    assert next(r["sequence"] for r in stream.reports() if r["to"] == 0) >= 120
 
 
 def test_late_labels_reach_the_windows_that_are_remembered(tiny: Tiny) -> None:

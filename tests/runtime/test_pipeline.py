@@ -317,7 +317,7 @@ def test_false_alarms_per_time_become_a_run_length_in_observed_windows(tiny: Tin
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"drift": {"detector": "nosuch"}}, "drift.*nosuch.*choose one of"),
+        ({"drift": {"detector": "nosuch"}}, "drift.*nosuch.*choose sprt"),
         ({"drift": {"options": {"nosuch": 1}}}, "drift.*no option 'nosuch'"),
         ({"adaptation": {"options": {"norm_statistics": {"nosuch": 1}}}}, "adaptation.options.norm_statistics.*nosuch"),
         (
