@@ -4,7 +4,8 @@ Much drift is in the sensor: worn on the other arm, mounted upside down, re-wire
 signs may flip and which channel orders a mounting can produce. Every declared setting is tried on the remembered
 windows, as a row of one banked probe call, *on top of the source's vector*: what was adapted under a wrong setting must
 not speak for it. The setting that fits best (`trimtab.adapters.fit`) is proposed where the evidence against the vector
-in use is strong. The source's own setting is always among them, so that the way back is found by the same means.
+in use is strong, and against the source's own setting, which is always among them: so the way back is found by the
+same means.
 
 Gain and offset, where declared, are then matched to the source's mean and variance in closed form.
 """
@@ -81,9 +82,13 @@ class InputCalibration:
             "runs": float(fit.runs),
             "windows": float(len(windows)),
         }
-        if _same_inputs(context, row, theta):
+        unmoved = _same_inputs(context, row, theta)
+        if unmoved:  # another may fit better, only not surely
+            gain, chance = fit.certainty(2, 1)
+            evidence |= {"gain": gain, "chance": chance}
+        if gain <= 0 or (unmoved and chance <= self.error):
             return Declined(self.name, "the present setting fits best", evidence)
-        if gain <= 0 or chance > self.error:
+        if chance > self.error:
             return Declined(
                 self.name,
                 f"another setting fits better by {gain:.3g} nats, but by chance with probability {chance:.2g}, "
@@ -95,10 +100,11 @@ class InputCalibration:
     def _simplest(self, fit: Fit) -> int:
         """Of the candidates from 1 on, which come from simple to complex: one more complex must surely fit better.
 
-        What is matched to the windows fits them by that alone. Only signs and orders, 1 and 2, are taken as they fit.
+        What is matched to the windows fits them by that alone, and of many settings one will fit a few windows better
+        than the source's own, 1, which is the likeliest beforehand.
         """
         misfit = fit.misfit()
-        found = 1 + int(np.argmin(misfit[1:3]))
+        found = 2 if fit.certainty(2, 1)[1] <= self.error else 1
         # Channel by channel, then all channels as one: each group by its best.
         for group in np.array_split(np.arange(3, len(fit)), 2):
             if len(group) == 0:
@@ -261,7 +267,12 @@ def _matched(
             if with_offset:
                 offset += (wanted + (1 - share) * (mean - wanted) - ratio * mean).astype(np.float32)
         rows.append(changed)
-    return rows
+    if not span:
+        return rows
+    # Of one class alone any gain looks right; and how many classes there are, a wrong vector may be mistaken about.
+    slot = np.zeros(len(windows), np.int64)
+    found = (context.probe(windows.inputs, changed[None], slot).y for changed in rows)
+    return [changed for changed, y in zip(rows, found, strict=True) if too_alike(context, y, windows, span) is None]
 
 
 def _stands_still(sensor: Sensor, windows: Windows) -> bool:

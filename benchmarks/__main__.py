@@ -9,7 +9,20 @@ import subprocess
 import sys
 import time
 
-NAMES = ("sessions", "detection", "nab", "replay", "watch", "gas", "generality", "mqtt", "kill", "mistakes", "brokers")
+NAMES = (
+    "sessions",
+    "detection",
+    "bank",
+    "nab",
+    "replay",
+    "watch",
+    "gas",
+    "generality",
+    "mqtt",
+    "kill",
+    "mistakes",
+    "brokers",
+)
 
 
 def main(names: list[str]) -> int:

@@ -4,7 +4,10 @@
 
 1. `sprt` with a reference of 2,000 values, on streams of the same kind as the reference, then shifted.
 2. Every detector that takes any number, on independent Gaussian values; time per update side by side.
-3. The smartwatch: the shipped bundle's own signals of people that it was not trained on. Streams are put together from
+3. The SPRT at run lengths 1,000, 10,000 and 100,000 on independent Gaussian values: false alarms against those asked
+   for, and mean delays beside Lorden's asymptotic bound ln(ARL) / KL, by banks with the baseline known and learnt.
+4. Every sequential detector's mean delay beside that bound.
+5. The smartwatch: the shipped bundle's own signals of people that it was not trained on. Streams are put together from
    whole exercises on the right arm, drawn at random; then the watch moves to the left arm, at each exercise in turn.
    Left out, with a word, where the recordings (PyPI's seglearn) are not installed.
 """
@@ -21,6 +24,7 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from benchmarks import report
+from trimtab.drift.bank import Bank
 from trimtab.drift.catalogue import build, build_monitor, describe, names
 from trimtab.drift.detector import Detector
 
@@ -29,6 +33,21 @@ Draw = Callable[[int, np.random.Generator], Array]
 
 SHIFTS = (0.5, 1.0, 2.0, 5.0)
 """In deviations of the signal."""
+SLOW = {"kswin", "ks", "cramer_von_mises", "wasserstein", "psi", "mmd", "lsdd"}
+"""Those that take a tenth of a millisecond or more a value, or to learn."""
+
+DELAYS = (0.25, 0.5, 1.0, 2.0)
+SEQUENTIAL = (
+    "sprt",
+    "glr",
+    "shiryaev_roberts",
+    "ewma",
+    "e_detector",
+    "conformal_martingale",
+    "bocpd",
+    "page_hinkley",
+    "adwin",
+)
 WITHIN = 30
 """Windows in which the watch's change of arm should be seen."""
 
@@ -113,18 +132,97 @@ def independent(streams: int, every: float = 1000.0, length: int = 1500) -> list
     rows = []
     for name in chosen:
         rng = np.random.default_rng(3)
-        # KSWIN takes a quarter of a millisecond a value.
-        count = max(streams // 20, 1) if name == "kswin" else streams
+        count = max(streams // 20, 1) if name in SLOW else streams
         found = sum(alarms(build(name, every=every), rng.standard_normal(length)) for _ in range(count))
         row: dict[str, Any] = {"detector": name, "asked": count * length / every, "false alarms": found}
         for shift in SHIFTS:
             delays = []
-            for _ in range(4 if name == "kswin" else 30):
+            for _ in range(4 if name in SLOW else 30):
                 detector = build(name, every=every)
                 alarms(detector, rng.standard_normal(300))
                 delays.append(delay(detector, rng.standard_normal(1000) + shift))
             row[f"delay {shift:g} sd"] = finite(median(delays))
         rows.append(row | {"us per update": 1e6 * times[name] / len(values)})
+    return rows
+
+
+def false_alarms(streams: int) -> list[dict[str, Any]]:
+    """Part 3, the rates. `streams` times 5 streams, of three run lengths each and 2,000 values at least."""
+    rows = []
+    for every in (1e3, 1e4, 1e5):
+        for kind, baseline in (("known", (0.0, 1.0)), ("learnt", None)):
+            rng = np.random.default_rng(5)
+            count, length = 5 * streams, int(max(2000, 3 * every if every < 1e5 else every / 2))
+            bank = Bank(count, every=every, baseline=baseline)
+            found = sum(int(bank.update(rng.standard_normal(count)).alarm.sum()) for _ in range(length))
+            # A warm-up at the start and after each alarm, in which there is no test.
+            tested = count * length - (0 if baseline else 64 * (count + found))
+            rows.append(
+                {
+                    "baseline": kind,
+                    "run length asked": every,
+                    "false alarms": found,
+                    "found": tested / max(found, 1),
+                    "found / asked": tested / max(found, 1) / every,
+                    "standard error": 1 / np.sqrt(max(found, 1)),
+                }
+            )
+    return rows
+
+
+def known_shift(streams: int) -> list[dict[str, Any]]:
+    """Part 3, the delays: the shift tested for is the one that comes, after 1,000 values without."""
+    rows = []
+    for every in (1e3, 1e4, 1e5):
+        for kind, baseline in (("known", (0.0, 1.0)), ("learnt", None)):
+            row: dict[str, Any] = {"baseline": kind, "run length": every}
+            for shift in DELAYS:
+                rng = np.random.default_rng(6)
+                bank = Bank(10 * streams, every=every, shifts=(shift,), baseline=baseline)
+                early = np.zeros(10 * streams, bool)
+                for i in range(1000):
+                    # Streams with a false alarm shortly before are left out: there it may still learn.
+                    early |= bank.update(rng.standard_normal(10 * streams)).alarm & (i >= 800)
+                waiting, delays = ~early, np.zeros(10 * streams)
+                for i in range(1, 3000):
+                    alarm = bank.update(rng.standard_normal(10 * streams) + shift).alarm & waiting
+                    delays[alarm] = i
+                    waiting &= ~alarm
+                    if not waiting.any():
+                        break
+                delays[waiting] = np.inf
+                bound = lorden(every, shift)
+                row |= {
+                    f"{shift:g} sd": finite(float(np.mean(delays[~early]))),
+                    f"median {shift:g} sd": finite(float(np.median(delays[~early]))),
+                    f"bound {shift:g} sd": bound,
+                }
+            rows.append(row)
+    return rows
+
+
+def lorden(every: float, shift: float) -> float:
+    """Least delay of any test of this run length, to first order (Lorden 1971): ln(ARL) / (shift^2 / 2)."""
+    return float(2 * np.log(every) / shift**2)
+
+
+def delays(streams: int, every: float = 1000.0) -> list[dict[str, Any]]:
+    """Part 4: 1,000 values, then a shift; the mean over streams without a false alarm in the last 200."""
+    rows: list[dict[str, Any]] = [{"detector": "Lorden's bound"} | {f"{d:g} sd": lorden(every, d) for d in DELAYS}]
+    for name in SEQUENTIAL:
+        row: dict[str, Any] = {"detector": name}
+        missed = 0
+        for shift in DELAYS:
+            rng = np.random.default_rng(8)
+            found = []
+            while len(found) < max(streams // 4, 1):
+                detector = build(name, every=every)
+                alarms(detector, rng.standard_normal(800))
+                if not alarms(detector, rng.standard_normal(200)):
+                    found.append(delay(detector, rng.standard_normal(3000) + shift))
+            missed += sum(not np.isfinite(d) for d in found)
+            row[f"{shift:g} sd"] = float(np.mean([min(d, 3000.0) for d in found]))
+        rows.append(row | {"missed": missed})
     return rows
 
 
@@ -219,6 +317,9 @@ def main() -> None:
     streams: int = parser.parse_args().streams
     report.write("detection_reference", referenced(streams), run_length=2000)
     report.write("detection", independent(streams), run_length=1000)
+    report.write("detection_rates", false_alarms(streams))
+    report.write("detection_known_shift", known_shift(streams))
+    report.write("detection_delays", delays(streams), run_length=1000)
     try:
         rows = watch(streams)
     except ModuleNotFoundError as error:

@@ -49,7 +49,7 @@ class Entry:
     """How the accepted run length becomes a threshold."""
     reference: str
     values: str = "any"
-    """`any` number, or only `0..1`."""
+    """`any` number, or only `0..1`, or only `0..` (from 0 up)."""
 
 
 _WARMUP = Option(int, 64, 8, 100000, "values from which the baseline is learnt before the first test")
@@ -61,6 +61,13 @@ _HTM = {
     "segments": Option(int, 32768, 64, 131072, "segments that it can learn; then old ones make way"),
     "regions": Option(int, 1, 1, 8, "HTMs of different seeds whose mean score is taken"),
 }
+_WINDOWS = {
+    "size": Option(int, 300, 20, 10000, "values of the reference window"),
+    "recent": Option(int, 100, 10, 10000, "newest values, held against them"),
+    "clock": Option(int, 10, 1, 1000, "values between two tests"),
+}
+_BOOTSTRAP = "bootstrap of the reference window for independent values, in blocks of a recording where there is one"
+_UNIFORM = "simulation, for independent values of any continuous distribution; by bootstrap of a recording in blocks"
 
 CATALOGUE: dict[str, Entry] = {
     "sprt": Entry(
@@ -87,6 +94,148 @@ CATALOGUE: dict[str, Entry] = {
         "Markov chain for independent values; a reference tells how far values hang together",
         "Wald 1945; Reynolds and Stoumbos 1999",
         "0..1",
+    ),
+    "sprt_poisson": Entry(
+        "trimtab.drift.sprt_poisson:SprtPoisson",
+        "a lasting change of the rate of counted events, up or down",
+        {
+            "ratio": Option(float, 1.5, 1.05, 100, "change of the rate to detect fastest, as a factor"),
+            "warmup": _WARMUP,
+            "memory": _MEMORY,
+        },
+        "Markov chain for independent Poisson counts; a reference tells how far they vary more, and hang together",
+        "Wald 1945; Lucas 1985",
+        "0..",
+    ),
+    "sprt_exponential": Entry(
+        "trimtab.drift.sprt_exponential:SprtExponential",
+        "a lasting change of the mean of waiting times or magnitudes, up or down",
+        {
+            "ratio": Option(float, 1.5, 1.05, 100, "change of the mean to detect fastest, as a factor"),
+            "warmup": _WARMUP,
+            "memory": _MEMORY,
+        },
+        "Markov chain for independent exponential values; a reference tells how far they vary more, and hang together",
+        "Wald 1945; Vardeman and Ray 1985",
+        "0..",
+    ),
+    "glr": Entry(
+        "trimtab.drift.glr:glr",
+        "a lasting shift of the mean of any size, up or down",
+        {
+            "window": Option(int, 200, 10, 5000, "longest time since a change that is considered, in values"),
+            "warmup": _WARMUP,
+            "memory": _MEMORY,
+        },
+        "extremes of a Gaussian field, for independent Gaussian values; by replay of the reference where there is one",
+        "Lai 1995; Siegmund and Venkatraman 1995",
+    ),
+    "shiryaev_roberts": Entry(
+        "trimtab.drift.shiryaev_roberts:shiryaev_roberts",
+        "a lasting shift of the mean, up or down",
+        {
+            "shifts": Option(list, None, 0.05, 6, "shifts to detect fastest, in deviations; none: 0.5, 1 and 2"),
+            "warmup": _WARMUP,
+            "memory": _MEMORY,
+        },
+        "renewal theory, for independent Gaussian values; by replay of the reference where there is one",
+        "Shiryaev 1963; Roberts 1966; Pollak 1987",
+    ),
+    "ewma": Entry(
+        "trimtab.drift.ewma:ewma",
+        "a lasting shift of the mean, up or down",
+        {
+            "weight": Option(float, 0.1, 0.005, 0.5, "weight of the newest value in the mean"),
+            "warmup": _WARMUP,
+            "memory": _MEMORY,
+        },
+        "exact for independent Gaussian values; by replay of the reference where there is one",
+        "Roberts 1959; Crowder 1987",
+    ),
+    "cusum_variance": Entry(
+        "trimtab.drift.cusum_variance:cusum_variance",
+        "a lasting change of the variance, up or down",
+        {
+            "ratio": Option(float, 1.5, 1.05, 10, "change of the deviation to detect fastest, as a factor"),
+            "warmup": _WARMUP,
+            "memory": _MEMORY,
+        },
+        "Markov chain, for independent Gaussian values; by replay of the reference where there is one",
+        "Page 1954; Hawkins 1981",
+    ),
+    "e_detector": Entry(
+        "trimtab.drift.e_detector:e_detector",
+        "a lasting shift of the mean, up or down",
+        {
+            "bounded": Option(bool, False, 0, 1, "assume nothing of the distribution but its mean and deviation"),
+            "warmup": _WARMUP,
+            "memory": _MEMORY,
+        },
+        "guaranteed by e-values: fewer false alarms than asked; by replay of the reference where that says more",
+        "Shin, Ramdas and Rinaldo 2022",
+    ),
+    "conformal_martingale": Entry(
+        "trimtab.drift.conformal_martingale:ConformalMartingale",
+        "a lasting change of level or spread, by ranks",
+        {
+            "warmup": _WARMUP,
+            "memory": Option(int, 500, 8, 20000, "values among which a new one is ranked"),
+        },
+        "guaranteed for exchangeable values of any distribution: fewer false alarms than asked",
+        "Vovk et al. 2021",
+    ),
+    "bocpd": Entry(
+        "trimtab.drift.bocpd:bocpd",
+        "a lasting change of mean or variance",
+        {
+            "window": Option(int, 200, 10, 5000, "longest time since a change that is told from none, in values"),
+            "warmup": _WARMUP,
+            "memory": _MEMORY,
+        },
+        "guaranteed for independent Gaussian values: fewer false alarms than asked; by replay of the reference",
+        "Adams and MacKay 2007",
+    ),
+    "ks": Entry(
+        "trimtab.drift.ks:ks",
+        "any change of the distribution, by the greatest difference",
+        _WINDOWS,
+        _UNIFORM,
+        "Kolmogorov 1933; Smirnov 1939",
+    ),
+    "cramer_von_mises": Entry(
+        "trimtab.drift.cramer_von_mises:cramer_von_mises",
+        "any change of the distribution, by the mean square difference",
+        _WINDOWS,
+        _UNIFORM,
+        "Anderson 1962",
+    ),
+    "wasserstein": Entry(
+        "trimtab.drift.wasserstein:wasserstein",
+        "any change of the distribution, by how far values have moved",
+        _WINDOWS,
+        _BOOTSTRAP,
+        "Vallender 1974",
+    ),
+    "psi": Entry(
+        "trimtab.drift.psi:psi",
+        "any change of the distribution, by a histogram",
+        _WINDOWS,
+        _UNIFORM,
+        "Siddiqi 2006",
+    ),
+    "mmd": Entry(
+        "trimtab.drift.mmd:mmd",
+        "any change of the distribution, by a Gaussian kernel",
+        _WINDOWS,
+        _BOOTSTRAP,
+        "Gretton et al. 2012",
+    ),
+    "lsdd": Entry(
+        "trimtab.drift.lsdd:lsdd",
+        "any change of the distribution, by the difference of densities",
+        _WINDOWS,
+        _BOOTSTRAP,
+        "Sugiyama et al. 2013; Bu, Alippi and Zhao 2016",
     ),
     "adwin": Entry(
         _RIVER + "adwin",

@@ -4,6 +4,9 @@ A model's signals move with the class that is seen: someone repeats an exercise 
 entropy or distance stays where that exercise puts it. A threshold for independent Gaussian values then alarms at
 every change of class. The remedy is to replay the recording: many long streams are put together from random blocks
 of it (moving-block bootstrap, Kuensch 1989), and the threshold is read off the false alarms in them.
+
+A recording's order is often not the one that streams come in: source data are shuffled, or sorted. Where it is known
+which class each value belongs to, `in_runs` puts the values into the order to be expected of a stream.
 """
 
 from __future__ import annotations
@@ -25,6 +28,51 @@ MARGIN = 2.0
 
 TAIL = 100
 """Largest excursions from which rarer ones are extrapolated."""
+
+BLOCK = 48
+"""Shortest block of the bootstrap: what happens once in a while, and lasts, is to be in one piece."""
+
+RUN = (16, 64)
+"""Values for which a stream is expected to stay with one class, from and to."""
+
+
+def in_runs(classes: NDArray[np.int64], seed: int = 0) -> NDArray[np.int64]:
+    """An order `[n]` of a recording in which one class follows another, each for RUN values, as in a stream.
+
+    `classes [n]`: the class of each value in recorded order. The values of a class stay in recorded order, are cut into
+    runs, and all runs are shuffled: so that neither a shuffled nor a sorted recording hides how long a level lasts.
+    """
+    rng = np.random.default_rng(seed)
+    runs: list[NDArray[np.int64]] = []
+    for k in np.unique(classes):
+        members = np.flatnonzero(classes == k)
+        lengths = rng.integers(RUN[0], RUN[1] + 1, members.size // RUN[0] + 1)
+        runs += np.split(members, [end for end in np.cumsum(lengths) if end < members.size])
+    return np.concatenate([runs[i] for i in rng.permutation(len(runs))])
+
+
+def as_streamed(values: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """`values [n]` as recorded, or `in_runs` of their `classes [n]`, whichever hang together more.
+
+    A recording made in the order of streams holds more of what lasts than runs of it do: a person, a day.
+    """
+    rearranged = values[in_runs(classes)]
+    return rearranged if inflation(rearranged) > inflation(values) else values
+
+
+def block_length(correlation: float) -> int:
+    """Values in a block of the bootstrap for a recording of this `inflation`: most sums that alarm lie within one."""
+    return max(BLOCK, 16 + math.ceil(2 * correlation))
+
+
+def smoothing(size: int, block: int, correlation: float) -> float:
+    """By how much to move blocks of a recording of `size` standardised values, as a deviation.
+
+    A recording holds few stretches as long as a block, so that a level a little beyond the highest seen is to be
+    expected: Silverman's bandwidth times the deviation of a block's mean (smoothed bootstrap, Silverman and Young
+    1987).
+    """
+    return 1.06 * math.sqrt(correlation / block) * float(max(size / block, 1.0) ** -0.2)
 
 
 def inflation(values: NDArray[np.float64]) -> float:
@@ -111,23 +159,19 @@ def thresholds(
 ) -> NDArray[np.float64]:
     """Thresholds `[K, 2]` (upwards, downwards) at which each CUSUM alarms once in its `every [K]` values like `z [n]`.
 
-    `k [K]`: reference values; `clip [K]`: bounds of |z|; `correlation`: the `inflation` of z. Blocks are 16
-    + 2 x `correlation` long, so that most sums that alarm lie within one. A recording holds few such stretches, so
-    that a level a little beyond the highest seen is to be expected: each block is moved by Silverman's bandwidth
-    times the deviation of a block's mean (smoothed bootstrap, Silverman and Young 1987).
+    `k [K]`: reference values; `clip [K]`: bounds of |z|; `correlation`: the `inflation` of z.
 
-    Where fewer than TAIL excursions are found there is hardly a tail to read off, and the threshold is at least the
-    one for independent Gaussian values: else a single value beyond k is an alarm, however rare alarms are to be.
+    None is under the one for independent Gaussian values: the tail of a short recording ends too soon, and its mean is
+    known to be 0.
     """
-    block = 16 + math.ceil(2 * correlation)
-    spread = 1.06 * math.sqrt(correlation / block) * max(z.size / block, 1.0) ** -0.2
-    rng = np.random.default_rng(0)
-    streams = resample(z, block, STREAMS, LENGTH, rng, spread)
+    block = block_length(correlation)
+    spread = smoothing(z.size, block, correlation)
+    streams = resample(z, block, STREAMS, LENGTH, np.random.default_rng(0), spread)
     result = np.empty((k.size, 2))
     for row, (allowance, bound, apart) in enumerate(zip(k, clip, every, strict=True)):
         for side, sign in enumerate((1.0, -1.0)):
             (found,) = excursions(np.clip(sign * streams, -bound, bound), np.array([allowance]))
             rare = MARGIN * apart
-            least = threshold(float(allowance), min(rare, LONGEST)) if found.size < TAIL else 0.0
+            least = threshold(float(allowance), min(rare, LONGEST), float(bound))
             result[row, side] = max(height(found, streams.size, rare), least)
     return result

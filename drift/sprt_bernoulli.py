@@ -22,15 +22,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.drift.baseline import PRIOR
 from trimtab.drift.detector import Finding, State
 from trimtab.drift.reference import inflation
 from trimtab.drift.run_length import bernoulli_threshold
 
 CONFIDENCE = 2.0
 """Standard deviations between the estimated rate and the one tested against."""
-
-PRIOR = 8.0
-"""Independent values that a reference's rate weighs as much as, at least: see trimtab.drift.sprt."""
 
 STEP, LOGITS = 1.0, 7.0
 """Grid of the thresholds, in log-odds: from -LOGITS to LOGITS. Rates beyond are taken for its ends."""

@@ -13,6 +13,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from trimtab.drift import signals
 from trimtab.exporters.marked import Array, Marked
+from trimtab.exporters.reference_signals import JOINTLY, reference_signals
 from trimtab.runtime.bundle import Input
 from trimtab.runtime.errors import ExportError
 
@@ -35,9 +36,6 @@ KEPT = 64
 MANY_CLASSES, MANY_NUMBERS = 64, 2**24
 """From so many classes, or numbers in the covariances of their features, on one covariance serves them all: a thousand
 classes of 2048 features would take 31 GiB."""
-
-JOINTLY = 64
-"""Source samples from which on norm-input moments are also described jointly."""
 
 
 @dataclass
@@ -167,18 +165,14 @@ def statistics(
         for k in np.unique(members):
             source["class_feature_mean"][k], cov = _gaussian(features[members == k])
             source["class_feature_cov"][k if apart else 0] += cov * (1.0 if apart else source["class_prior"][k])
-        source["reference.entropy"] = signals.entropy(y)
     else:
         source["class_prior"] = (y if labels is None else labels).mean(0, dtype=np.float64)
-    if channels:
-        source["reference.divergence"] = signals.divergence(moments, mean, var)
-        if len(moments) >= JOINTLY:
-            centre, whiten = signals.moment_whitening(moments)
-            source["moments_centre"], source["moments_whitening"] = centre, whiten.astype(np.float32)
-            source["reference.departure"] = signals.departure(moments, centre, source["moments_whitening"])
-    if size:
-        whiten = signals.whitening(source["feature_cov"])
-        source["reference.distance"] = signals.distance(features, source["feature_mean"], whiten)
+    if channels and len(moments) >= JOINTLY:
+        centre, whiten = signals.moment_whitening(moments)
+        source["moments_centre"], source["moments_whitening"] = centre, whiten.astype(np.float32)
+    predicted = y.argmax(1) if task == "classification" else None
+    for name, values in reference_signals(y, features, moments, predicted).items():
+        source[f"reference.{name}"] = values
     return source
 
 

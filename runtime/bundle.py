@@ -194,8 +194,8 @@ class Source:
     class_feature_cov: NDArray[np.float64]
     """[K, F, F]; [1, F, F], pooled within classes, where there are too many of them; regression: [0, F, F]."""
     reference: dict[str, NDArray[np.float64]]
-    """Scalar signals per source window in recorded order (see trimtab.drift.signals), for calibration:
-    keys `divergence`, `departure`, `distance`, `entropy` (those that apply), each [n]."""
+    """Scalar signals per source window (see trimtab.drift.signals), for calibration: keys `divergence`, `departure`,
+    `distance`, `entropy` (those that apply), each [n], by statistics of other windows, in an order like a stream's."""
     input_mean: NDArray[np.float64]
     """[C] of the first calibrated input, sensor units; empty where there is none."""
     input_var: NDArray[np.float64]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from functools import partial
+from functools import lru_cache, partial
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,22 @@ from trimtab.drift.catalogue import build, describe, names
 from trimtab.drift.detector import Detector, Finding
 
 SCALED = [n for n in names() if describe(n).values == "any"]
-WITH_REFERENCE = ["sprt", "sprt_bernoulli"]
+SLOW = {"kswin", "ks", "cramer_von_mises", "wasserstein", "psi", "mmd", "lsdd", "htm", "htm_sprt"}
+"""Those that take a tenth of a millisecond or more a value, or to learn."""
+
+WITH_REFERENCE = [
+    "sprt",
+    "sprt_bernoulli",
+    "sprt_poisson",
+    "sprt_exponential",
+    "glr",
+    "shiryaev_roberts",
+    "ewma",
+    "cusum_variance",
+    "e_detector",
+    "conformal_martingale",
+    "ks",
+]
 
 SMALL = {"columns": 512, "cells": 4, "segments": 512}
 OPTIONS: dict[str, dict[str, Any]] = {"htm": SMALL, "htm_sprt": SMALL}
@@ -23,19 +40,26 @@ OPTIONS: dict[str, dict[str, Any]] = {"htm": SMALL, "htm_sprt": SMALL}
 
 
 def quiet(name: str, n: int, seed: int) -> NDArray[np.float64]:
-    """A stream without drift: white noise, or 0s and 1s at a rate of 0.3."""
+    """A stream without drift: white noise; 0s and 1s at a rate of 0.3; counts or waiting times of mean 4."""
     rng = np.random.default_rng(seed)
+    if name == "sprt_poisson":
+        return rng.poisson(4.0, n).astype(np.float64)
+    if name == "sprt_exponential":
+        return rng.exponential(4.0, n)
     if describe(name).values == "any":
         return rng.standard_normal(n)
     return (rng.random(n) < 0.3).astype(np.float64)
 
 
 def moved(name: str, n: int, seed: int) -> NDArray[np.float64]:
-    """After an obvious drift: 3 deviations higher, or a rate of 0.9."""
-    rng = np.random.default_rng(seed)
+    """After an obvious drift: 3 deviations higher, a rate of 0.9, or 4 times the mean."""
     if describe(name).values == "any":
-        return rng.standard_normal(n) + 3.0
-    return (rng.random(n) < 0.9).astype(np.float64)
+        return quiet(name, n, seed) + 3.0
+    if name == "sprt_poisson":
+        return np.random.default_rng(seed).poisson(16.0, n).astype(np.float64)
+    if name == "sprt_exponential":
+        return quiet(name, n, seed) * 4.0
+    return (np.random.default_rng(seed).random(n) < 0.9).astype(np.float64)
 
 
 def drifting(name: str, seed: int = 0) -> list[float]:
@@ -48,12 +72,28 @@ def run(detector: Detector, values: list[float]) -> list[Finding]:
     return [detector.update(v) for v in values]
 
 
-@pytest.fixture(params=[*names(), *(f"{n}+reference" for n in WITH_REFERENCE)])
-def kind(request: pytest.FixtureRequest) -> tuple[str, partial[Detector]]:
-    """Name and maker: `make(every=...)`."""
-    name, _, with_reference = str(request.param).partition("+")
+def maker(kind: str) -> tuple[str, partial[Detector]]:
+    """Name and maker, `make(every=...)`, of "name" or "name+reference"."""
+    name, _, with_reference = kind.partition("+")
     known: dict[str, Any] = {"reference": quiet(name, 1000, 99)} if with_reference else {}
     return name, partial(build, name, every=1000, options=OPTIONS.get(name), **known)
+
+
+@lru_cache(maxsize=64)
+def usual(kind: str) -> list[Finding]:
+    """What a new detector finds in `drifting`: several tests hold another against that."""
+    name, make = maker(kind)
+    return run(make(), drifting(name))
+
+
+@pytest.fixture(params=[*names(), *(f"{n}+reference" for n in WITH_REFERENCE)])
+def parameter(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def kind(parameter: str) -> tuple[str, partial[Detector]]:
+    return maker(parameter)
 
 
 Kind = tuple[str, "partial[Detector]"]
@@ -66,22 +106,24 @@ def test_it_is_a_detector(kind: Kind) -> None:
     assert detector.name == name
 
 
-def test_the_same_values_give_the_same_findings(kind: Kind) -> None:
+def test_the_same_values_give_the_same_findings(kind: Kind, parameter: str) -> None:
     name, make = kind
-    assert run(make(), drifting(name)) == run(make(), drifting(name))
+    assert run(make(), drifting(name)) == usual(parameter)
 
 
-@pytest.mark.parametrize("cut", [0, 1, 40, 64, 299, 303, 320, 420])
-def test_it_goes_on_exactly_from_its_state(kind: Kind, cut: int) -> None:
+def test_it_goes_on_exactly_from_its_state(kind: Kind) -> None:
+    """At each cut another detector takes over, which has seen other values; at the last it is the eighth."""
     name, make = kind
     values = drifting(name, seed=5)
     first, second = make(), make()
-    run(first, values[:cut])
-    run(second, moved(name, 30, 8).tolist())
-    text = json.dumps(first.state(), allow_nan=False)
-    second.restore(json.loads(text))
-    assert json.dumps(second.state(), allow_nan=False) == text
-    assert run(second, values[cut:]) == run(first, values[cut:])
+    for i, value in enumerate(values):
+        if i in {0, 1, 40, 64, 299, 303, 320, 420}:
+            text = json.dumps(second.state(), allow_nan=False)
+            second = make()
+            run(second, moved(name, 30, 8).tolist())
+            second.restore(json.loads(text))
+            assert json.dumps(second.state(), allow_nan=False) == text == json.dumps(first.state())
+        assert second.update(value) == first.update(value)
 
 
 def test_a_state_is_a_snapshot(kind: Kind) -> None:
@@ -101,26 +143,25 @@ def test_a_state_of_another_is_refused(kind: Kind) -> None:
         make().restore(build(other, every=1000, options=OPTIONS.get(other)).state())
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_skipped(kind: Kind, bad: float) -> None:
+def test_what_is_not_finite_is_skipped(kind: Kind, parameter: str) -> None:
     name, make = kind
-    values = drifting(name)
-    clean, dirty = make(), make()
-    for i, value in enumerate(values):
-        if i % 7 == 0:
+    dirty = make()
+    bad = itertools.cycle([math.nan, math.inf, -math.inf])
+    for i, (value, clean) in enumerate(zip(drifting(name), usual(parameter), strict=True)):
+        if i % 5 == 0:
             before = json.dumps(dirty.state())
-            finding = dirty.update(bad)
+            finding = dirty.update(next(bad))
             assert not finding.alarm
             assert math.isfinite(finding.statistic)
             assert json.dumps(dirty.state()) == before
-        assert dirty.update(value) == clean.update(value)
+        assert dirty.update(value) == clean
 
 
 CONSTANTS = [
     (name, value)
     for name in names()
     for value in (0.0, 1.0, -3.5, 1e9, 0.1)
-    if describe(name).values == "any" or 0 <= value <= 1
+    if describe(name).values == "any" or (value >= 0 and (describe(name).values == "0.." or value <= 1))
 ]
 
 
@@ -131,21 +172,38 @@ def test_a_constant_stream_gives_no_alarm(name: str, value: float) -> None:
 
 def test_an_obvious_drift_is_found_soon_and_once(kind: Kind) -> None:
     name, make = kind
-    detector = make(every=20000)
-    assert not any(f.alarm for f in run(detector, quiet(name, 600, 21).tolist()))
-    found = [(i, f) for i, f in enumerate(run(detector, moved(name, 400, 22).tolist())) if f.alarm]
-    assert len(found) == 1, "once, since the detector learns the new level"
-    delay, finding = found[0]
-    assert delay < 100
-    assert finding.statistic >= finding.threshold > 0
-    # ADWIN's buckets and KSWIN's window are coarser than that.
-    if finding.onset is not None and name not in {"adwin", "kswin"}:
-        assert abs(finding.onset - delay) <= 60
+    streams = 4 if name in SLOW else 8
+    early = late = 0
+    delays, errors = [], []
+    for seed in range(streams):
+        detector = make(every=20000)
+        usually, then = quiet(name, 600, 40 + seed), moved(name, 400, 60 + seed)
+        if name == "htm":
+            # In white noise each value surprises it, so that it misses half of these; it is for what can be predicted.
+            usually, then = (np.sin(np.pi * np.arange(v.size) / 10) + 0.1 * v for v in (usually, then + 20))
+        before = sum(f.alarm for f in run(detector, usually.tolist()))
+        findings = run(detector, then.tolist())
+        early += before
+        if before:
+            continue  # It may be learning when the drift comes.
+        found = [(i, f) for i, f in enumerate(findings) if f.alarm]
+        late += len(found) - 1
+        delay, finding = found[0]
+        assert finding.statistic >= finding.threshold > 0
+        delays.append(delay)
+        if finding.onset is not None:
+            errors.append(abs(finding.onset - delay))
+    # 8 x 600 and 8 x 400 values: 0.24 false alarms are to be expected before, and 0.16 after.
+    assert early <= 2
+    assert late <= 2, "once, since the detector learns the new level"
+    # river's are slower, and their onsets are those of buckets and windows.
+    foreign = describe(name).where.startswith("trimtab.drift.river_adapter")
+    assert median(delays) < (120 if foreign else 60)
+    assert foreign or not errors or median(errors) <= 20
 
 
-def test_statistics_stay_under_the_threshold_until_the_alarm(kind: Kind) -> None:
-    name, make = kind
-    for finding in run(make(), drifting(name)):
+def test_statistics_stay_under_the_threshold_until_the_alarm(parameter: str) -> None:
+    for finding in usual(parameter):
         assert math.isfinite(finding.statistic)
         assert math.isfinite(finding.threshold)
         if finding.alarm:
@@ -154,13 +212,13 @@ def test_statistics_stay_under_the_threshold_until_the_alarm(kind: Kind) -> None
             assert finding.onset is None
 
 
-def test_a_reset_makes_it_new(kind: Kind) -> None:
+def test_a_reset_makes_it_new(kind: Kind, parameter: str) -> None:
     name, make = kind
     detector = make()
     run(detector, drifting(name)[:320])
     detector.reset()
     assert json.dumps(detector.state()) == json.dumps(make().state())
-    assert run(detector, drifting(name)) == run(make(), drifting(name))
+    assert run(detector, drifting(name)) == usual(parameter)
 
 
 def test_its_state_stays_small(kind: Kind) -> None:
@@ -168,26 +226,32 @@ def test_its_state_stays_small(kind: Kind) -> None:
     detector = make(every=1e6)
     run(detector, quiet(name, 500, 3).tolist())
     early = len(json.dumps(detector.state()))
-    run(detector, quiet(name, 4000, 4).tolist())
+    # The largest windows are full after 500.
+    run(detector, quiet(name, 1000 if name in SLOW else 2000, 4).tolist())
     assert len(json.dumps(detector.state())) < 2 * early + 500
 
 
 def test_false_alarms_are_at_most_as_frequent_as_asked(kind: Kind) -> None:
     name, make = kind
-    streams, length, every = (4, 2000, 400) if name in {"kswin", *OPTIONS} else (20, 2500, 500)
+    streams, length, every = 20, 1250, 250
+    if name == "kswin":
+        streams, length, every = 4, 500, 100
+    elif name in SLOW:
+        streams, length, every = 4, 2000, 400
     alarms = sum(
         sum(f.alarm for f in run(make(every=every), quiet(name, length, 100 + i).tolist())) for i in range(streams)
     )
-    expected = streams * length / every
+    # After each it learns for `warmup` values, in which there is none.
+    learning = describe(name).options["warmup"].default if "warmup" in describe(name).options else 0
+    expected = streams * length / (every + learning)
     assert alarms <= expected + 3 * math.sqrt(expected)
 
 
 @pytest.mark.parametrize("name", SCALED)
 @pytest.mark.parametrize(("factor", "offset"), [(1e-100, 0.0), (1e100, 0.0), (-3.0, 0.0), (1e-3, 5.0), (2.0, -1e6)])
 def test_scale_and_shift_change_nothing(name: str, factor: float, offset: float) -> None:
-    values = drifting(name)
-    plain = run(build(name, every=1000, options=OPTIONS.get(name)), values)
-    scaled = run(build(name, every=1000, options=OPTIONS.get(name)), [factor * v + offset for v in values])
+    plain = usual(name)
+    scaled = run(build(name, every=1000, options=OPTIONS.get(name)), [factor * v + offset for v in drifting(name)])
     assert [f.alarm for f in scaled] == [f.alarm for f in plain]
     assert [f.onset for f in scaled] == [f.onset for f in plain]
 
@@ -198,6 +262,8 @@ def test_options_are_checked(name: str) -> None:
         build(name, every=1000, options={"colour": 1})
     for key, option in describe(name).options.items():
         for wrong in ("much", option.high * 2, option.low / 2 - 1, True, None, math.nan, [option.high * 2]):
+            if wrong is True and option.kind is bool:
+                continue
             with pytest.raises(ValueError, match=rf"^detector {name}: option {key} is .*; give "):
                 build(name, every=1000, options={key: wrong})
         right = option.default if option.default is not None else [1.0]
@@ -218,5 +284,4 @@ def test_an_unknown_detector_is_refused() -> None:
 @pytest.mark.parametrize("name", WITH_REFERENCE)
 @pytest.mark.parametrize("reference", [np.ones(500), np.arange(50.0) / 50, np.full(500, np.nan), np.zeros(0)])
 def test_a_reference_that_tells_nothing_is_left_out(name: str, reference: NDArray[np.float64]) -> None:
-    plain = build(name, every=1000)
-    assert run(build(name, every=1000, reference=reference), drifting(name)) == run(plain, drifting(name))
+    assert run(build(name, every=1000, reference=reference), drifting(name)) == usual(name)

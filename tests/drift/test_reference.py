@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from trimtab.drift.reference import excursions, height, inflation, resample
+from trimtab.drift.reference import RUN, as_streamed, excursions, height, in_runs, inflation, resample
 from trimtab.drift.run_length import threshold
 from trimtab.drift.sprt import Sprt
 
@@ -141,3 +141,29 @@ def test_what_goes_beyond_the_usual_levels_is_seen_at_once() -> None:
         delays.append(next(i for i, value in enumerate(after) if detector.update(value).alarm))
     assert max(delays) < 30
     assert np.median(delays) < 10
+
+
+@pytest.mark.parametrize("order", ["sorted", "shuffled"])
+def test_in_runs_is_a_permutation_in_which_classes_last(order: str) -> None:
+    rng = np.random.default_rng(0)
+    classes = rng.choice(5, 2000, p=[0.4, 0.3, 0.2, 0.09, 0.01])
+    if order == "sorted":
+        classes = np.sort(classes)
+    found = in_runs(classes)
+    np.testing.assert_array_equal(np.sort(found), np.arange(2000))
+    changes = np.flatnonzero(np.diff(classes[found])) + 1
+    lengths = np.diff([0, *changes, 2000])
+    assert RUN[0] * 0.8 < lengths.mean() < 2 * RUN[1]  # two runs of one class may meet
+    for k in range(5):  # each class in recorded order within its runs
+        members = found[classes[found] == k]
+        assert (np.diff(members) > 0).mean() > 0.9
+
+
+def test_as_streamed_keeps_an_order_that_hangs_together_more() -> None:
+    rng = np.random.default_rng(1)
+    classes = rng.integers(0, 4, 1000)
+    days = np.repeat([-1.0, 0.5, 2.0, -0.5], 250) + 0.3 * rng.standard_normal(1000)
+    np.testing.assert_array_equal(as_streamed(days, classes), days)
+    levels = 1.0 * classes + 0.3 * rng.standard_normal(1000)
+    assert inflation(as_streamed(levels, classes) - 1.5) > 5 > inflation(levels - 1.5)
+    np.testing.assert_array_equal(as_streamed(np.ones(1000), classes), np.ones(1000))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from trimtab.drift.run_length import (
     bernoulli_run_length,
     bernoulli_threshold,
+    clipped_run_length,
     run_length,
     siegmund_run_length,
     threshold,
@@ -56,6 +57,31 @@ def test_a_threshold_has_the_run_length_it_was_solved_for(k: float, magnitude: f
     if h > 0:
         assert run_length(k, h) == pytest.approx(every, rel=1e-3)
         assert 2 * k * h <= math.log(every), "Wald's bound"
+
+
+@pytest.mark.parametrize(("k", "clip"), [(0.5, 3.0), (0.25, 1.5), (1.0, 4.0)])
+def test_run_lengths_of_clipped_values_are_those_of_a_simulation(k: float, clip: float) -> None:
+    h = threshold(k, 500.0, clip)
+    rng = np.random.default_rng(0)
+    total, alarms = np.zeros(4000), 0
+    for _ in range(1000):
+        total = np.maximum(total + np.clip(rng.standard_normal(4000), -clip, clip) - k, 0.0)
+        over = total >= h
+        alarms += int(over.sum())
+        total[over] = 0.0
+    assert 4_000_000 / alarms == pytest.approx(500, rel=0.035)
+
+
+def test_a_wide_clip_changes_nothing_and_a_narrow_one_lowers_the_threshold() -> None:
+    for every in (100.0, 1e4, 1e8):
+        assert threshold(0.5, every, 6.9) == pytest.approx(threshold(0.5, every), rel=1e-3)
+        assert threshold(0.5, every, 2.5) < threshold(0.5, every, 3.0) < threshold(0.5, every)
+
+
+def test_beyond_the_chain_run_lengths_grow_on_as_they_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    direct = clipped_run_length(0.5, 9.0, 3.0)
+    monkeypatch.setattr("trimtab.drift.run_length.HIGH", 6.0)
+    assert clipped_run_length(0.5, 9.0, 3.0) == pytest.approx(direct, rel=0.01)
 
 
 def test_walds_boundaries() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from trimtab.drift.baseline import Baseline
 from trimtab.drift.run_length import run_length, threshold
 from trimtab.drift.sprt import Sprt
 
@@ -41,10 +42,9 @@ def test_its_standardised_values_are_standard_normal() -> None:
     rng = np.random.default_rng(0)
     drawn = []
     for _ in range(300):
-        detector = Sprt(every=1e6, warmup=10)
-        for value in rng.normal(5, 2, 10):
-            detector.update(float(value))
-        drawn.append([detector._standardise(float(v)) for v in rng.normal(5, 2, 5)])
+        baseline = Baseline(10, 5000, None)
+        assert [baseline.take(float(value)) for value in rng.normal(5, 2, 10)] == [None] * 10
+        drawn.append([z for v in rng.normal(5, 2, 5) if (z := baseline.take(float(v))) is not None])
     z = np.array(drawn)
     assert stats.kstest(z.ravel(), "norm").pvalue > 0.01
     assert abs(np.corrcoef(z.T)[np.triu_indices(5, 1)]).max() < 0.2
@@ -52,7 +52,7 @@ def test_its_standardised_values_are_standard_normal() -> None:
 
 def test_the_threshold_is_that_of_theory() -> None:
     finding = Sprt(every=1000, shifts=[2.0]).update(0.0)
-    assert finding.threshold == pytest.approx(2.0 * threshold(1.0, 2000.0))
+    assert finding.threshold == pytest.approx(2.0 * threshold(1.0, 2000.0, 4.0))
 
 
 def test_evidence_is_the_log_likelihood_ratio_since_the_onset() -> None:
@@ -150,3 +150,34 @@ def test_with_a_reference_it_needs_no_warmup() -> None:
 def test_wrong_options_are_refused(options: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         Sprt(every=1000, **options)  # type: ignore[arg-type]
+
+
+def test_thresholds_rise_where_a_stream_hangs_together_more_than_its_recording() -> None:
+    """Each run of 40 values has a level of its own in the stream, which the recording knows nothing of."""
+    rng = np.random.default_rng(0)
+    raised, plain, values = 0, 0, 0
+    for _ in range(5):
+        recording = rng.standard_normal(2000)
+        detector = Sprt(every=20000, reference=recording)
+        first = detector.update(0.0).threshold
+        stream = np.repeat(0.7 * rng.standard_normal(100), 40) + 0.7 * rng.standard_normal(4000)
+        raised += sum(detector.update(v).alarm for v in stream.tolist())
+        assert detector.update(0.0).threshold > 3 * first
+        other = Sprt(every=20000, reference=recording)
+        plain += sum(other.update(v).alarm for v in rng.standard_normal(4000).tolist())
+        assert other.update(0.0).threshold < 1.3 * first
+        values += 4000
+    assert plain <= 3
+    assert raised <= 30  # without that, 136
+
+
+def test_a_drift_does_not_raise_its_own_threshold_first() -> None:
+    rng = np.random.default_rng(1)
+    delays = []
+    for _ in range(20):
+        detector = Sprt(every=20000, reference=rng.standard_normal(2000))
+        for value in rng.standard_normal(500).tolist():
+            detector.update(value)
+        after = (rng.standard_normal(300) + 1.0).tolist()
+        delays.append(next((i for i, value in enumerate(after) if detector.update(value).alarm), 300))
+    assert np.median(delays) < 40

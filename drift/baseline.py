@@ -1,0 +1,236 @@
+"""A baseline that is learnt from the stream itself, and values standardised by it as they come.
+
+z standardises each value by the values *before* it, as a prediction:
+
+    t = (x - mean) / (s sqrt(1 + 1/n)),   z = Phi^-1(T_{n-1}(t)),
+
+which under no change are exactly independent N(0, 1), whatever the mean and deviation and however short the warm-up
+(Quesenberry 1991; the self-starting CUSUM of Hawkins 1987), where plugging in estimates from n values multiplies the
+false alarms of a CUSUM by about exp(2 h^2 / n): 20-fold for n = 64 at one in 20,000. Each value then joins the
+baseline, pulled in to 4 s, so that one wild value spoils nothing. Phi^-1(T(.)) is Wallace's (1959) closed form, good
+to 1 %.
+
+Given a recording of the normal signal, mean, deviation and autocorrelation are known beforehand; n then counts
+independent values (count divided by the recording's variance inflation). The stream's own values go on to move it.
+
+**A stream unlike the recording.** How far values hang together may be otherwise in a stream than in the recording: one
+class lasts longer, or a person has each class at a level of their own. That shows in the means of blocks of BLOCK
+values: r' = BLOCK E[mean^2] estimates the stream's own variance inflation (batch means, Conway 1963), beginning at the
+recording's with the weight of BLOCKS. By how much r' surely goes beyond the recording's, `excess`, thresholds are to be
+raised: a CUSUM's run length depends on its threshold over the variance of its sums. A drift worth an alarm raises it
+within a block or two, before it can count there.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.drift.detector import State
+from trimtab.drift.reference import inflation
+
+WINSOR = 4.0
+"""Deviations at which a value is pulled in before it joins the baseline."""
+
+PRIOR = 8.0
+"""Independent values that the reference's mean and deviation weigh as much as, beside those of the stream: a stream
+differs from the recording (another person, another place), and is worth more than it after a few minutes."""
+
+CLIP = 3.0
+"""Deviations at which a value is clipped in a block's mean."""
+
+HUGE = 1e150
+"""Values beyond this are skipped: their square is not a number."""
+
+BLOCK = 32
+"""Values in a block by which a stream's own variance inflation is measured."""
+
+BLOCKS = 4.0
+"""Blocks that the recording's variance inflation weighs as much as, beside those of the stream."""
+
+MOST_BLOCKS = 64.0
+"""Blocks remembered; older ones fade."""
+
+FLAT = 1e-9
+"""The least deviation, as a share of the mean: below it there is nothing but rounding."""
+
+
+class Baseline:
+    """Mean and deviation of a stream so far. See the module for the method.
+
+    warmup: values learnt before the first is standardised. memory: values remembered: older ones fade.
+    reference: `[n]` recorded values without drift, at least 4, not all the same.
+
+    Raises ValueError where an option or the reference is out of range.
+    """
+
+    def __init__(self, warmup: int, memory: int, reference: NDArray[np.float64] | None) -> None:
+        if not 3 <= warmup <= memory:
+            raise ValueError(f"warmup must be at least 3 and at most memory ({memory}), not {warmup}")
+        self._warmup = warmup
+        self._memory = float(memory)
+        self.known: tuple[float, float] | None = None
+        """Mean and deviation of the reference."""
+        self.recorded: NDArray[np.float64] | None = None
+        """The reference, standardised `[n]`."""
+        self.correlation = 1.0
+        """Variance inflation of the reference; 1 without one."""
+        self.excess = 1.0
+        """Surely at least so many times the reference's variance inflation is the stream's own; 1 without one."""
+        self._weight = 0.0
+        if reference is not None:
+            mean, deviation = _winsorised(reference)
+            if reference.size < 4 or not 0 < deviation < math.inf:
+                raise ValueError("the reference must hold at least 4 finite values that are not all the same")
+            self.known = (mean, deviation)
+            self.recorded = (reference - mean) / deviation
+            self.correlation = inflation(self.recorded)
+            self._weight = min(max(PRIOR * self.correlation, float(warmup)), float(memory), float(reference.size))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything; with a reference, its mean and deviation hold again."""
+        self.excess = 1.0
+        self._blocks = BLOCKS
+        self._block_squares = BLOCKS * self.correlation / BLOCK
+        self._start(*(self.known or (0.0, 0.0)), learnt=self.known is not None)
+
+    def relearn(self) -> None:
+        """Learn a new level from a warm-up; with a reference, its deviation still counts."""
+        self._start(0.0, self.known[1] if self.known else 0.0, learnt=False)
+
+    def _start(self, mean: float, deviation: float, learnt: bool) -> None:
+        self._mean = mean
+        self._mean_count = self._weight if learnt else 0.0
+        self._var_count = self._weight  # degrees of freedom
+        self._squares = deviation * deviation * self._var_count
+        self._learning: list[float] | None = None if learnt else []
+        self._block = 0.0
+        self._block_left = BLOCK
+
+    def take(self, value: float) -> float | None:
+        """z of a value by those before it, which the value then joins; None where it is skipped or still learnt from.
+
+        A value is skipped where it is not finite, or beyond HUGE.
+        """
+        if not -HUGE < value < HUGE:
+            return None
+        if self._learning is not None:
+            self._learning.append(value)
+            if len(self._learning) >= self._warmup:
+                self._learn(self._learning)
+            return None
+        # Written out without min and max, and with Welford's update in place: this runs for every signal of every
+        # window, and calls are what it would spend its time on.
+        mean, var_count, mean_count = self._mean, self._var_count, self._mean_count
+        scale = math.sqrt(self._squares / var_count)
+        smallest = FLAT * abs(mean) + 1e-300
+        if scale < smallest:
+            scale = smallest
+        correlation = self.correlation * self.excess
+        freedom = var_count / correlation
+        if freedom < 1.0:
+            freedom = 1.0
+        deviation = value - mean
+        t = deviation / (scale * math.sqrt(1.0 + correlation / mean_count))
+        square = t * t
+        if square > 1e300:
+            square = 1e300
+        z = math.sqrt(freedom * math.log1p(square / freedom)) * (8 * freedom + 1) / (8 * freedom + 3)
+        joining = deviation
+        limit = WINSOR * scale
+        if joining > limit:
+            joining = limit
+        elif joining < -limit:
+            joining = -limit
+        self._join(joining)
+        if deviation < 0:
+            z = -z
+        if self.known is not None:
+            self._block += CLIP if z > CLIP else -CLIP if z < -CLIP else z
+            self._block_left -= 1
+            if self._block_left == 0:
+                self._close_block()
+        return z
+
+    def _close_block(self) -> None:
+        """Learn from a block's mean how far the stream's values hang together."""
+        blocks = self._blocks + 1.0
+        self._block_squares += (self._block / BLOCK) ** 2
+        self._blocks = min(blocks, MOST_BLOCKS)
+        self._block_squares *= self._blocks / blocks
+        self._block, self._block_left = 0.0, BLOCK
+        own = BLOCK * self._block_squares / self._blocks
+        # Less one deviation of the estimate, which is that of a mean of so many chi-squared values.
+        self.excess = max(1.0, own / self.correlation / (1.0 + math.sqrt(2.0 / self._blocks)))
+
+    def _join(self, deviation: float) -> None:
+        """Welford's update by a value that lies `deviation` from the mean; beyond `memory`, old values fade."""
+        memory = self._memory
+        mean_count = self._mean_count + 1.0
+        var_count = self._var_count + 1.0
+        step = deviation / mean_count
+        self._mean += step
+        self._squares += deviation * (deviation - step)
+        self._mean_count = mean_count if mean_count < memory else memory
+        if var_count > memory:
+            self._squares *= memory / var_count
+            var_count = memory
+        self._var_count = var_count
+
+    def _learn(self, values: list[float]) -> None:
+        """A baseline from the warm-up, whose outliers (by the median of absolute deviations) are pulled in."""
+        middle = statistics.median(values)
+        spread = WINSOR * 1.4826 * statistics.median(abs(v - middle) for v in values)
+        if spread > 0:
+            values = [min(max(v, middle - spread), middle + spread) for v in values]
+        self._learning = None
+        self._mean = math.fsum(values) / len(values)
+        self._mean_count = float(len(values))
+        self._squares += math.fsum((v - self._mean) ** 2 for v in values)
+        self._var_count += len(values) - 1
+
+    @property
+    def flat(self) -> bool:
+        """Whether no value has differed from the others by more than rounding: there is no deviation to go by."""
+        return math.sqrt(self._squares / max(self._var_count, 1.0)) <= FLAT * abs(self._mean) + 1e-300
+
+    def state(self) -> State:
+        """All of the memory; what follows from the options and the reference is not in it."""
+        return {
+            "mean": self._mean,
+            "mean_count": self._mean_count,
+            "squares": self._squares,
+            "var_count": self._var_count,
+            "learning": None if self._learning is None else list(self._learning),
+            "block": self._block,
+            "block_left": self._block_left,
+            "block_squares": self._block_squares,
+            "blocks": self._blocks,
+            "excess": self.excess,
+        }
+
+    def restore(self, state: State) -> None:
+        """Continue exactly from `state`."""
+        self._mean = float(state["mean"])
+        self._mean_count = float(state["mean_count"])
+        self._squares = float(state["squares"])
+        self._var_count = float(state["var_count"])
+        self._learning = None if state["learning"] is None else [float(v) for v in state["learning"]]
+        self._block = float(state["block"])
+        self._block_left = int(state["block_left"])
+        self._block_squares = float(state["block_squares"])
+        self._blocks = float(state["blocks"])
+        self.excess = float(state["excess"])
+
+
+def _winsorised(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean and deviation of a recording, with outliers pulled in to WINSOR deviations as in `Baseline`."""
+    mean, deviation = float(values.mean()), float(values.std())
+    for _ in range(10):
+        near = np.clip(values, mean - WINSOR * deviation, mean + WINSOR * deviation)
+        mean, deviation = float(near.mean()), float(near.std())
+    return mean, deviation
