@@ -55,12 +55,6 @@ class Entry:
 _WARMUP = Option(int, 64, 8, 100000, "values from which the baseline is learnt before the first test")
 _MEMORY = Option(int, 5000, 8, 10**9, "values that the baseline remembers; older ones fade")
 _RIVER = "trimtab.drift.river_adapter:"
-_HTM = {
-    "columns": Option(int, 2048, 64, 65536, "columns of the HTM"),
-    "cells": Option(int, 32, 1, 64, "cells of a column"),
-    "segments": Option(int, 32768, 64, 131072, "segments that it can learn; then old ones make way"),
-    "regions": Option(int, 1, 1, 8, "HTMs of different seeds whose mean score is taken"),
-}
 _WINDOWS = {
     "size": Option(int, 300, 20, 10000, "values of the reference window"),
     "recent": Option(int, 100, 10, 10000, "newest values, held against them"),
@@ -68,6 +62,12 @@ _WINDOWS = {
 }
 _BOOTSTRAP = "bootstrap of the reference window for independent values, in blocks of a recording where there is one"
 _UNIFORM = "simulation, for independent values of any continuous distribution; by bootstrap of a recording in blocks"
+_HTM = {
+    "columns": Option(int, 2048, 64, 65536, "columns of the HTM"),
+    "cells": Option(int, 32, 1, 64, "cells of a column"),
+    "segments": Option(int, 32768, 64, 131072, "segments that it can learn; then old ones make way"),
+    "regions": Option(int, 1, 1, 8, "HTMs of different seeds whose mean score is taken"),
+}
 
 CATALOGUE: dict[str, Entry] = {
     "sprt": Entry(

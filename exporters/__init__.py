@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from trimtab.exporters.assembly import Exported
     from trimtab.exporters.from_onnx import import_onnx
     from trimtab.exporters.from_torch import ExportSpec, export
+    from trimtab.exporters.steps.export import MethodChoice
 
-__all__ = ["ExportSpec", "Exported", "export", "import_onnx"]
+__all__ = ["ExportSpec", "Exported", "MethodChoice", "export", "import_onnx"]
 
 _HOMES = {
     "ExportSpec": "from_torch",
     "Exported": "assembly",
+    "MethodChoice": "steps.export",
     "export": "from_torch",
     "import_onnx": "from_onnx",
 }

@@ -13,8 +13,17 @@ from trimtab.exporters.lowering import lower
 from trimtab.exporters.marked import Marked
 from trimtab.exporters.parity import Comparison, Reference, compare, refuse, rows, table
 from trimtab.exporters.survey import Survey
-from trimtab.runtime.bundle import GRAPHS, Bundle, Window, write_bundle
+from trimtab.runtime.bundle import GRAPHS, Bundle, MethodEntry, StepFiles, Window, write_bundle
 from trimtab.runtime.errors import ExportError
+
+
+@dataclass(frozen=True)
+class Step:
+    """One method's step graph, compared with the same steps in PyTorch."""
+
+    entry: MethodEntry
+    files: StepFiles
+    parity: list[Comparison]
 
 
 @dataclass(frozen=True)
@@ -73,10 +82,15 @@ def assemble(
     tolerance: float,
     provenance: dict[str, Any],
     others: Sequence[Comparison] = (),
+    steps: Sequence[Step] = (),
 ) -> Exported:
-    """Prove parity and write the bundle; `others` are comparisons made already. Raises ExportError where one fails."""
+    """Prove parity and write the bundle; `others` are comparisons made already, and those of `steps` are proved.
+
+    Raises ExportError where one fails.
+    """
     comparisons = [*others, *compare(marked, graphs, reference, found.samples)]
     refuse(comparisons, tolerance)
+    comparisons += [c for step in steps for c in step.parity]
     manifest = {
         "name": name,
         "task": "classification" if classes else "regression",
@@ -97,7 +111,7 @@ def assemble(
             "parity": rows(comparisons),
         },
     }
-    bundle = write_bundle(out, manifest, graphs, found.source)
+    bundle = write_bundle(out, manifest, graphs, found.source, [(step.entry, step.files) for step in steps])
     return Exported(bundle, comparisons, marked.notes)
 
 

@@ -16,6 +16,8 @@ from trimtab.exporters.inputs import DEFAULT, Calibrations, PerInput, describe_i
 from trimtab.exporters.onnx_file import logits
 from trimtab.exporters.parity import TOLERANCE
 from trimtab.exporters.reference import Reference
+from trimtab.exporters.steps.export import MethodChoice, build_steps
+from trimtab.exporters.steps.source import Sample
 from trimtab.exporters.survey import Batch, survey
 from trimtab.exporters.trace import prepare, to_tensor, trace
 from trimtab.runtime.bundle import Window
@@ -40,6 +42,7 @@ class ExportSpec:
     head: str | None = None
     frozen: Sequence[str] = ()
     tolerance: float = TOLERANCE
+    methods: Sequence[str | MethodChoice] = ()
 
     def export(self, out: str | Path) -> Exported:
         """Write the bundle into folder `out`."""
@@ -63,6 +66,7 @@ def export(
     head: str | None = None,
     frozen: Sequence[str] = (),
     tolerance: float = TOLERANCE,
+    methods: Sequence[str | MethodChoice] = (),
 ) -> Exported:
     """Export `model` as a bundle into folder `out`, after proof that its graphs compute what the model computes.
 
@@ -82,6 +86,8 @@ def export(
     - `head`: dotted name of the last layer, whose input are the features; by default the last linear layer or
       convolution that gives K channels, if it is the last one run.
     - `frozen`: dotted names of norms to be left as they are, or of modules with norms in them.
+    - `methods`: methods of adaptation to be compiled into step graphs (see `trimtab.exporters.methods`), by name or
+      as a `MethodChoice` with another optimiser or another choice of what may change. For classification only.
     - `tolerance`: greatest accepted max |a - b| / max(1, max |b|) between a graph and the model.
 
     Raises ExportError, one sentence, where anything does not fit; nothing is written then.
@@ -112,11 +118,16 @@ def export(
     if classes and logits(marked.model) != marked.model.graph.output[0].name:
         raise ExportError("the model ends in a Softmax; a bundle's outputs are logits: leave the Softmax out")
     task = check_names(marked, classes, targets, window)
+    if methods and not classes:
+        raise ExportError("methods: they learn from predicted classes; a regression has none")
     graphs = lower_all(marked)
+    sample = Sample(marked)
+    surveyed = survey(graphs["observe"], marked, task, sample.passing(source_batches) if methods else source_batches)
+    steps = build_steps(methods, copied, marked, found, by_name, tensors, surveyed.source, sample, surveyed.samples)
     return assemble(
         marked,
         graphs,
-        survey(graphs["observe"], marked, task, source_batches),
+        surveyed,
         Reference(copied, marked, found, by_name),
         out,
         name=name,
@@ -125,6 +136,7 @@ def export(
         window=window,
         tolerance=tolerance,
         provenance={"from": "PyTorch module", "model": type(model).__name__, "head": found},
+        steps=steps,
     )
 
 

@@ -168,10 +168,11 @@ def worst(found: list[Comparison]) -> dict[tuple[str, str], dict[int, float]]:
 
 def table(found: list[Comparison]) -> Iterator[str]:
     """`worst` for a terminal."""
-    yield f"{'graph':<9}{'output':<10}" + "".join(f"{f'batch {b}':>11}" for b in BATCHES)
+    wide = max(9, *(len(c.graph) + 1 for c in found))
+    yield f"{'graph':<{wide}}{'output':<10}" + "".join(f"{f'batch {b}':>11}" for b in BATCHES)
     for (graph, output), by_batch in worst(found).items():
         cells = (f"{by_batch[b]:.1e}" if b in by_batch else "-" for b in BATCHES)
-        yield f"{graph:<9}{output:<10}" + "".join(f"{cell:>11}" for cell in cells)
+        yield f"{graph:<{wide}}{output:<10}" + "".join(f"{cell:>11}" for cell in cells)
 
 
 def rows(found: list[Comparison]) -> dict[str, dict[str, float]]:

@@ -108,6 +108,41 @@ class ParameterEntry(Strict):
     size: PositiveInt
 
 
+class HyperEntry(Strict):
+    """One hyperparameter of a method: a scalar input `hyper.<name>` of its step graph."""
+
+    default: float
+    low: float
+    high: float
+    meaning: str
+
+
+class PartEntry(Strict):
+    """One named tensor of the vector that a method changes, in order and without gaps."""
+
+    name: str
+    """That of the layout where theta holds it, else `model.<dotted name of the parameter>`."""
+    shape: list[PositiveInt]
+
+
+class MethodEntry(Strict):
+    """One method of adaptation as a step graph: inputs, `state.*` and `hyper.*` -> `next.*`, `y [N, K]`, `metric.*`."""
+
+    name: str
+    method: str
+    """The method's own name, where the bundle holds it twice with different choices."""
+    does: str
+    paper: str
+    graph: str
+    state: str
+    """The file of its state before the first step."""
+    optimiser: str = ""
+    """Empty where there is no backward pass."""
+    parameters: list[PartEntry]
+    hyper: dict[str, HyperEntry]
+    metrics: list[str]
+
+
 class Manifest(Strict):
     schema_version: Literal[1]
     name: str
@@ -123,6 +158,8 @@ class Manifest(Strict):
     parameters: list[ParameterEntry]
     graphs: dict[Literal["serve", "observe", "banked", "probe"], str]
     source: str = "source.npz"
+    methods: list[MethodEntry] = []
+    """Methods of adaptation that the bundle has a step graph of."""
     files: dict[str, str]
     """sha256 of every file of the bundle but the manifest."""
     provenance: dict[str, Any] = {}
@@ -136,7 +173,8 @@ class Manifest(Strict):
             raise ValueError("targets: a regression bundle needs at least one target")
         if not self.inputs:
             raise ValueError("inputs: a bundle needs at least one input")
-        for name in (*self.graphs.values(), self.source):
+        steps = [name for m in self.methods for name in (m.graph, m.state)]
+        for name in (*self.graphs.values(), self.source, *steps):
             if name not in self.files:
                 raise ValueError(f"files: {name} has no sha256")
         if "serve" not in self.graphs:
@@ -154,6 +192,7 @@ class Manifest(Strict):
         _once("targets", self.targets)
         _once("norms", [n.name for n in self.norms])
         _once("parameters", [p.name for p in self.parameters])
+        _once("methods", [m.name for m in self.methods])
         sizes = {n.name: n.channels for n in self.norms} | {i.name: i.shape[0] for i in self.inputs}
         for i, p in enumerate(self.parameters):
             wanted = self.features if p.kind == "feature.shift" else sizes.get(p.owner, p.size)
@@ -348,12 +387,25 @@ def load_bundle(path: str | Path) -> Bundle:
     return Bundle(path, manifest)
 
 
+@dataclass(frozen=True)
+class StepFiles:
+    """What is written of one method: its step graph, and its state before the first step."""
+
+    graph: bytes
+    state: dict[str, NDArray[Any]]
+
+
 def write_bundle(
-    path: str | Path, manifest: dict[str, Any], graphs: dict[str, bytes], source: dict[str, NDArray[Any]]
+    path: str | Path,
+    manifest: dict[str, Any],
+    graphs: dict[str, bytes],
+    source: dict[str, NDArray[Any]],
+    steps: Sequence[tuple[MethodEntry, StepFiles]] = (),
 ) -> Bundle:
     """Write a bundle folder: `manifest` without `schema_version`, `graphs`, `source` and `files`, which are added.
 
-    `source` maps the fields of `Source` (and `reference.<signal>`) to arrays. The manifest is written last, so
+    `source` maps the fields of `Source` (and `reference.<signal>`) to arrays; `steps` are the methods, whose entries go
+    into the manifest. The manifest is written last, so
     that a folder with a manifest is whole. Returns the bundle, loaded and verified.
     """
     path = Path(path)
@@ -364,12 +416,17 @@ def write_bundle(
         (path / names[which]).write_bytes(data)
     # Without allow_pickle=False: older NumPy would store it as an array. Plain arrays are never pickled.
     np.savez_compressed(path / "source.npz", **source)  # type: ignore[arg-type]
-    files = {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in (*names.values(), "source.npz")}
+    for entry, step in steps:
+        (path / entry.graph).write_bytes(step.graph)
+        np.savez_compressed(path / entry.state, **step.state)  # type: ignore[arg-type]
+    written = [*names.values(), "source.npz", *(name for entry, _ in steps for name in (entry.graph, entry.state))]
+    files = {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in written}
     whole = {
         "schema_version": SCHEMA,
         **manifest,
         "graphs": names,
         "source": "source.npz",
+        "methods": [entry.model_dump() for entry, _ in steps],
         "files": files,
     }
     text = yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=110)

@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor": "trimtab.runtime.cli.doctor:doctor",
     "detectors": "trimtab.runtime.cli.detectors:detectors",
     "drift": "trimtab.runtime.cli.drift:drift",
+    "methods": "trimtab.runtime.cli.methods:methods",
     "config": "trimtab.runtime.cli.config:config",
 }
 

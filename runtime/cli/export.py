@@ -87,6 +87,12 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 @click.option(
     "--frozen", multiple=True, help="Dotted name of a norm (or a module of norms) to be left as is; repeatable."
 )
+@click.option(
+    "--methods",
+    callback=listed(str),
+    metavar="A,B,...",
+    help="Methods of adaptation to be compiled into step graphs; see `trimtab methods`.",
+)
 def export(target: str, out: Path, data: Path | None, **options: Any) -> None:
     """Make a PyTorch model into a bundle.
 

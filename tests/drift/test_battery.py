@@ -173,7 +173,7 @@ def test_a_constant_stream_gives_no_alarm(name: str, value: float) -> None:
 def test_an_obvious_drift_is_found_soon_and_once(kind: Kind) -> None:
     name, make = kind
     streams = 4 if name in SLOW else 8
-    early = late = 0
+    early = late = missed = 0
     delays, errors = [], []
     for seed in range(streams):
         detector = make(every=20000)
@@ -187,6 +187,9 @@ def test_an_obvious_drift_is_found_soon_and_once(kind: Kind) -> None:
         if before:
             continue  # It may be learning when the drift comes.
         found = [(i, f) for i, f in enumerate(findings) if f.alarm]
+        if not found:
+            missed += 1
+            continue
         late += len(found) - 1
         delay, finding = found[0]
         assert finding.statistic >= finding.threshold > 0
@@ -195,6 +198,8 @@ def test_an_obvious_drift_is_found_soon_and_once(kind: Kind) -> None:
             errors.append(abs(finding.onset - delay))
     # 8 x 600 and 8 x 400 values: 0.24 false alarms are to be expected before, and 0.16 after.
     assert early <= 2
+    # An HTM goes by what can be predicted, of which white noise has nothing.
+    assert missed <= (streams // 2 if name == "htm" else 0)
     assert late <= 2, "once, since the detector learns the new level"
     # river's are slower, and their onsets are those of buckets and windows.
     foreign = describe(name).where.startswith("trimtab.drift.river_adapter")
@@ -236,7 +241,7 @@ def test_false_alarms_are_at_most_as_frequent_as_asked(kind: Kind) -> None:
     streams, length, every = 20, 1250, 250
     if name == "kswin":
         streams, length, every = 4, 500, 100
-    elif name in SLOW:
+    elif name in SLOW or name in OPTIONS:
         streams, length, every = 4, 2000, 400
     alarms = sum(
         sum(f.alarm for f in run(make(every=every), quiet(name, length, 100 + i).tolist())) for i in range(streams)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from trimtab.exporters import MethodChoice
 from trimtab.exporters.target import load_target, read_data
 from trimtab.runtime.bundle import Window, load_bundle
 from trimtab.runtime.cli import cli
@@ -140,3 +144,36 @@ def test_the_exporter_says_nothing_of_its_own(folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("out: from spec")
+
+
+def test_methods_are_compiled_and_listed(folder: Path) -> None:
+    done = run("desk_model:spec", "--methods", "tent,eata")
+    assert done.exception is None, done.output
+    assert "step.tent" in done.output
+    [tent, eata] = load_bundle(folder / "out").manifest.methods
+    assert (tent.name, tent.optimiser, eata.optimiser) == ("tent", "adam", "sgd")
+    assert [p.name for p in tent.parameters] == ["norm.1.weight", "norm.1.bias"]
+    assert eata.hyper["margin"].default == 0.4
+    listed = CliRunner().invoke(cli, ["methods", "--bundle", "out"])
+    assert "norm.1.weight, norm.1.bias" in listed.output
+    described = CliRunner().invoke(cli, ["methods", "eata", "--json"])
+    assert json.loads(described.output)["eata"]["needs"] == ["fisher"]
+    assert "choose one of tent" in CliRunner().invoke(cli, ["methods", "nope"]).output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": ["nope"]}, "there is no method 'nope'; there are tent, "),
+        ({"methods": ["tent", "tent"]}, "'tent' is there twice"),
+        ({"methods": ["tent"], "classes": [], "targets": ["a", "b"]}, "a regression has none"),
+        ({"methods": [MethodChoice("tent", changes="weights")]}, "changes: 'weights' is unknown"),
+        ({"methods": [MethodChoice("tent", changes=["9"])]}, "no module named '9'"),
+        ({"methods": [MethodChoice("tent", optimiser="muon")]}, "give one of adam, sgd"),
+        ({"methods": [MethodChoice("tent", name="../up")]}, "small letters"),
+    ],
+)
+def test_methods_that_cannot_be(folder: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ExportError, match=re.escape(message)):
+        replace(load_target("desk_model:spec"), **options).export(folder / "out")
+    assert not (folder / "out").exists()

@@ -1,0 +1,252 @@
+"""Step graphs on the box: `load` a bundle's method, `step` it, keep and restore its state.
+
+    adapter = trimtab.adapters.load("bundle", "eata", lr=1e-3)
+    y = adapter.step(x)
+
+Everything that a method remembers is in its state, so that whoever restores a state goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+State = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperparameter:
+    default: float
+    low: float
+    high: float
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One named tensor of `theta`, in order and without gaps."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StepGraph:
+    """One method of a bundle, as its manifest describes it, and its files' contents."""
+
+    name: str
+    inputs: Mapping[str, tuple[int, ...]]
+    """Shape of one sample of each input."""
+    parts: tuple[Part, ...]
+    hyper: Mapping[str, Hyperparameter]
+    graph: bytes
+    start: State
+    """The state before the first step."""
+
+
+class StepAdapter:
+    """A method at work on one stream of batches. Not thread-safe."""
+
+    def __init__(
+        self,
+        described: StepGraph,
+        hyper: Mapping[str, float],
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        threads: int = 0,
+    ) -> None:
+        """`hyper`: values in place of defaults. `threads`: of ONNX Runtime; 0: one a core.
+
+        Raises ValueError on an unknown hyperparameter or one out of its bounds, RuntimeError without ONNX Runtime.
+        """
+        self.name = described.name
+        self.parts = described.parts
+        self.hyper = _values(described, hyper)
+        self.metrics: dict[str, float] = {}
+        """Of the last step."""
+        self.refused = 0
+        """Steps whose result was not finite: the state from before was kept."""
+        self._described = described
+        self._fixed = {f"hyper.{n}": np.asarray(v, np.float32) for n, v in self.hyper.items()}
+        self._session = _session(described, providers, threads)
+        self._outputs = [o.name for o in self._session.get_outputs()]
+        self._state = dict(described.start)
+
+    def step(self, inputs: Array | Mapping[str, Array]) -> Array:
+        """One step on a batch `[N, ...]` in sensor units; a mapping where the model has several inputs.
+
+        Returns `y [N, K]`, as the method predicts. Samples with NaN or infinity are left out, and their rows of y are
+        NaN. Where the new state is not finite the old one is kept and `refused` counts. Raises ValueError on wrong
+        shapes.
+        """
+        given = self._checked(inputs)
+        count = len(next(iter(given.values())))
+        whole = np.ones(count, np.bool_)
+        for value in given.values():
+            whole &= np.isfinite(value.reshape(count, -1)).all(1)
+        if not whole.any():
+            classes = self._session.get_outputs()[self._outputs.index("y")].shape[1]
+            return np.full((count, classes), np.nan, np.float32)
+        feed = {name: value[whole] for name, value in given.items()} if not whole.all() else given
+        before = {f"state.{name}": value for name, value in self._state.items()}
+        out = dict(zip(self._outputs, self._session.run(self._outputs, {**feed, **before, **self._fixed}), strict=True))
+        after = {name: out[f"next.{name}"] for name in self._state}
+        if all(np.isfinite(v).all() for v in after.values() if v.dtype.kind == "f"):
+            self._state = after
+        else:
+            self.refused += 1
+        self.metrics = {n.removeprefix("metric."): float(v) for n, v in out.items() if n.startswith("metric.")}
+        y: Array = out["y"]
+        if whole.all():
+            return y
+        wide = np.full((count, y.shape[1]), np.nan, np.float32)
+        wide[whole] = y
+        return wide
+
+    @property
+    def theta(self) -> Array:
+        """`[Q]`: all that the method changes, in the order of `parts`; empty where it changes no parameter."""
+        return np.array(self._state.get("theta", np.zeros(0)), np.float32)
+
+    def part(self, name: str) -> Array:
+        """One named tensor of theta. Raises ValueError where there is none."""
+        offset = 0
+        for part in self.parts:
+            size = int(np.prod(part.shape))
+            if part.name == name:
+                return self.theta[offset : offset + size].reshape(part.shape)
+            offset += size
+        raise ValueError(f"{self.name} changes no {name!r}; it changes {', '.join(p.name for p in self.parts)}")
+
+    def state(self) -> State:
+        """A copy of all that the method remembers."""
+        return {name: value.copy() for name, value in self._state.items()}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a state that `state` gave. Raises ValueError where names, shapes or types differ, or NaN is in
+        it."""
+        if set(state) != set(self._state):
+            raise ValueError(
+                f"{self.name}: the state has {', '.join(sorted(state))}; it needs {', '.join(self._state)}"
+            )
+        for name, value in state.items():
+            wanted = self._described.start[name]
+            if value.shape != wanted.shape or value.dtype != wanted.dtype:
+                raise ValueError(
+                    f"{self.name}: state {name} is {value.dtype}{list(value.shape)} and must be "
+                    f"{wanted.dtype}{list(wanted.shape)}"
+                )
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise ValueError(f"{self.name}: state {name} holds NaN or infinity")
+        self._state = {name: np.array(state[name]) for name in self._state}
+
+    def reset(self) -> None:
+        """Back to the state before the first step."""
+        self._state = dict(self._described.start)
+
+    def _checked(self, inputs: Array | Mapping[str, Array]) -> dict[str, Array]:
+        shapes = self._described.inputs
+        named = dict(inputs) if isinstance(inputs, Mapping) else dict.fromkeys(list(shapes)[:1], inputs)
+        if set(named) != set(shapes):
+            raise ValueError(f"{self.name}: the inputs are {', '.join(shapes)}; give an array for each, as a mapping")
+        arrays = {name: np.ascontiguousarray(value, np.float32) for name, value in named.items()}
+        for name, value in arrays.items():
+            if value.shape[1:] != shapes[name] or not len(value):
+                shape = ", ".join(map(str, shapes[name]))
+                raise ValueError(f"{self.name}: {name} has the shape {list(value.shape)} where [N, {shape}] is needed")
+        if len({len(value) for value in arrays.values()}) > 1:
+            raise ValueError(f"{self.name}: the inputs differ in their number of samples")
+        return arrays
+
+
+def load(
+    bundle: str | Path,
+    method: str,
+    *,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    threads: int = 0,
+    **hyper: float,
+) -> StepAdapter:
+    """The method of that name in the bundle's folder, with `hyper` in place of its defaults.
+
+    Raises ValueError, one sentence, where the folder, the manifest, a checksum, the method or a value is wrong;
+    RuntimeError without ONNX Runtime.
+    """
+    return StepAdapter(read(Path(bundle), method), hyper, providers, threads)
+
+
+def read(folder: Path, method: str) -> StepGraph:
+    """A bundle's step graph, verified. Raises ValueError."""
+    file = folder / "manifest.yaml"
+    try:
+        manifest = yaml.safe_load(file.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror}); give the folder of a bundle") from None
+    except yaml.YAMLError:
+        raise ValueError(f"{file}: is no YAML; export the bundle again") from None
+    try:
+        entries = {entry["name"]: entry for entry in manifest.get("methods", [])}
+        if method not in entries:
+            there = f"there are {', '.join(entries)}" if entries else "it has none"
+            raise ValueError(
+                f"{file}: the bundle has no step graph of {method!r}, {there}; export it with methods=[...]"
+            )
+        entry = entries[method]
+        graph, start = (_verified(folder, entry[key], manifest["files"][entry[key]]) for key in ("graph", "state"))
+        with np.load(io.BytesIO(start), allow_pickle=False) as arrays:
+            state = {name: arrays[name] for name in arrays.files}
+        return StepGraph(
+            name=method,
+            inputs={i["name"]: tuple(i["shape"]) for i in manifest["inputs"]},
+            parts=tuple(Part(p["name"], tuple(p["shape"])) for p in entry["parameters"]),
+            hyper={name: Hyperparameter(**h) for name, h in entry["hyper"].items()},
+            graph=graph,
+            start=state,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: is no bundle's manifest ({error}); export the bundle again") from None
+
+
+def _verified(folder: Path, name: str, expected: str) -> bytes:
+    if Path(name).name != name:
+        raise ValueError(f"{folder / 'manifest.yaml'}: {name!r} is no plain file name; export the bundle again")
+    try:
+        data = (folder / name).read_bytes()
+    except OSError:
+        raise ValueError(f"{folder / name}: not found; copy the whole bundle folder again") from None
+    if hashlib.sha256(data).hexdigest() != expected:
+        raise ValueError(f"{folder / name}: its sha256 differs from the manifest's; copy the whole bundle folder again")
+    return data
+
+
+def _values(described: StepGraph, given: Mapping[str, float]) -> dict[str, float]:
+    known = described.hyper
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"{described.name} has no hyperparameter {name!r}; it has {', '.join(known) or 'none'}")
+        if not known[name].low <= value <= known[name].high:
+            raise ValueError(
+                f"{described.name}: {name} is {value:g}; give one from {known[name].low:g} to {known[name].high:g}"
+            )
+    return {name: float(given.get(name, h.default)) for name, h in known.items()}
+
+
+def _session(described: StepGraph, providers: Sequence[str], threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise RuntimeError(
+            "ONNX Runtime is not installed; pip install 'trimtab[cpu]', or 'trimtab[gpu]' for CUDA"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(described.graph, options, providers=list(providers))

@@ -1,0 +1,91 @@
+"""SAR: sharpness-aware and reliable entropy minimisation (Niu, Wu, Zhang, Wen, Chen, Zhao, Tan: "Towards Stable
+Test-Time Adaptation in Dynamic Wild World", ICLR 2023).
+
+With H the entropy, E0 = 0.4 ln C and theta the weights and biases of all norms but the last ones:
+
+1. g = gradient of the mean H over the samples with H < E0; theta' = theta + rho g / (|g| + 1e-12)   (equations 3 and
+5).
+2. y' = model at theta'; the samples are filtered again, by H(y') < E0, among those kept before.
+3. theta moves with the gradient of the mean H(y') of those, taken at theta' (equation 4).
+4. e <- 0.9 e + 0.1 (the mean H(y') of step 3; the first one sets e); where e < 0.2, theta and the optimiser's memory
+   go back to the start, and e is forgotten (section 4.3).
+
+`y` is the model at theta, before the update. Where no sample is left in step 1 or 2 the mean is over nothing: theta and
+e stay. (The authors' code gives NaN there and passes the update on to the optimiser.)
+
+The authors leave the last block's norms as they are (layer4 of a ResNet-50, 10 of its 53 norms; of a ViT the last three
+blocks and the last norm); for any model we take the last fifth of its norms, rounded down. Defaults: SGD with
+momentum 0.9 at 2.5e-4; rho 0.05; E0 0.4 ln C; reset below 0.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from trimtab.exporters.steps.gradient import gradient
+from trimtab.exporters.steps.losses import entropy, weighted_mean
+from trimtab.exporters.steps.method import Hyper, Method, Metrics, State
+from trimtab.exporters.steps.model import Inputs, Model
+
+SLOWNESS = 0.9
+"""Of the moving mean of the loss."""
+
+
+def init_state(model: Model) -> State:
+    return {
+        "theta": model.theta,
+        "loss": torch.zeros(()),
+        "begun": torch.zeros(()),
+        **model.optimiser.start(model.theta),
+    }
+
+
+def step(model: Model, state: State, inputs: Inputs, hyper: Mapping[str, Tensor]) -> tuple[State, Tensor, Metrics]:
+    limit = hyper["margin"] * torch.log(torch.tensor(float(model.classes)))
+
+    def first(theta: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        y = model(theta, inputs)
+        h = entropy(y)
+        kept = (h.detach() < limit).to(h.dtype)
+        return weighted_mean(h, kept), (y, kept)
+
+    g, (y, kept) = gradient(first, state["theta"])
+
+    def second(theta: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        h = entropy(model(theta, inputs))
+        again = kept * (h.detach() < limit).to(h.dtype)
+        value = weighted_mean(h, again)
+        return value, (value, again)
+
+    g, (value, again) = gradient(second, state["theta"] + hyper["rho"] * g / (torch.linalg.vector_norm(g) + 1e-12))
+    some = again.sum() > 0
+    moved = torch.where(state["begun"] > 0, SLOWNESS * state["loss"] + (1.0 - SLOWNESS) * value, value)
+    new = {
+        **model.optimiser.update(state, g, hyper, some),
+        "loss": torch.where(some, moved, state["loss"]),
+        "begun": torch.where(some, torch.ones(()), state["begun"]),
+    }
+    reset = (new["loss"] < hyper["reset"]) & (new["begun"] > 0)
+    start = init_state(model)
+    new = {name: torch.where(reset, start[name], new[name]) for name in state}
+    metrics = {"entropy": entropy(y).mean(), "kept": again.mean(), "reset": reset.to(y.dtype)}
+    return new, y, metrics
+
+
+SAR = Method(
+    name="sar",
+    paper="Niu et al. 2023, Towards Stable Test-Time Adaptation in Dynamic Wild World",
+    does="minimises the entropy of reliable samples where it is flat around theta, and begins anew before it collapses",
+    init_state=init_state,
+    step=step,
+    hyper={
+        "margin": Hyper(0.4, 0.0, 1.0, "greatest entropy of a reliable sample, in units of ln C"),
+        "rho": Hyper(0.05, 0.0, 10.0, "length of the step to the perturbed point"),
+        "reset": Hyper(0.2, 0.0, 10.0, "moving mean of the loss below which everything begins anew"),
+    },
+    rates={"sgd": 2.5e-4, "adam": 1e-3},
+    frozen_tail=0.2,
+)

@@ -1,0 +1,280 @@
+"""What ATen's operators are made of, where ONNX has none of that kind: above all the backward passes.
+
+- The gradient of a convolution with respect to its input is a transposed convolution; with stride 1 it is written as a
+  convolution with flipped weights, which ONNX Runtime runs faster. With respect to its weights it is a convolution,
+  too, in which samples and channels change places.
+- The gradient of an average pooling is a transposed convolution with ones; that of an adaptive one, two products with
+  the matrices that it consists of.
+- The gradient of ReLU and its like is a product with a mask: `Where` is several times slower in ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._decomp import core_aten_decompositions, get_decompositions
+
+from trimtab.exporters.steps.channels import along
+from trimtab.exporters.steps.primitives import PLAIN
+
+aten: Any = torch.ops.aten
+
+
+def convolve(*args: Any) -> Tensor:
+    found: Tensor = aten.convolution(*args)
+    return found
+
+
+def convolution_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Sequence[int] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients with respect to `x [N, C, ...]`, `weight` and bias."""
+    rank = x.dim() - 2
+    stride, padding, dilation = (_spread(v, rank) for v in (stride, padding, dilation))
+    dx = dw = db = None
+    if wanted[0]:
+        if transposed:
+            dx = convolve(grad, weight, None, stride, padding, dilation, False, [0] * rank, groups)
+        else:
+            dx = _input_gradient(grad, x, weight, stride, padding, dilation, groups)
+    if wanted[1]:
+        if transposed:  # the roles of input and output gradient are exchanged
+            dw = _weight_gradient(x, grad, weight, stride, padding, dilation, groups)
+        else:
+            dw = _weight_gradient(grad, x, weight, stride, padding, dilation, groups)
+    if wanted[2]:
+        db = grad.sum([0, *range(2, grad.dim())])
+    return dx, dw, db
+
+
+def _input_gradient(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    rank = x.dim() - 2
+    kernel = list(weight.shape[2:])
+    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    if all(s == 1 for s in stride) and all(r >= p for r, p in zip(reach, padding, strict=True)):
+        outputs, inputs = weight.shape[0] // groups, weight.shape[1]
+        turned = weight.flip(list(range(2, 2 + rank))).reshape(groups, outputs, inputs, *kernel)
+        turned = turned.transpose(1, 2).reshape(groups * inputs, outputs, *kernel)
+        edges = [r - p for r, p in zip(reach, padding, strict=True)]
+        return convolve(grad, turned, None, [1] * rank, edges, dilation, False, [0] * rank, groups)
+    left = [x.shape[2 + i] - ((grad.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + reach[i] + 1) for i in range(rank)]
+    if all(0 <= n < max(s, d) for n, s, d in zip(left, stride, dilation, strict=True)):
+        return convolve(grad, weight, None, stride, padding, dilation, True, left, groups)
+    # Rows at the end that no window reached: their gradient is zero.
+    fitting = [min(n, max(s, d) - 1) for n, s, d in zip(left, stride, dilation, strict=True)]
+    dx = convolve(grad, weight, None, stride, padding, dilation, True, fitting, groups)
+    ends = [edge for n, f in zip(reversed(left), reversed(fitting), strict=True) for edge in (0, n - f)]
+    return F.pad(dx, ends)
+
+
+def _weight_gradient(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """dw[o, c, k] = sum over n, t of x[n, c, stride t + dilation k - padding] grad[n, o, t]: a convolution over the
+    samples, with stride and dilation exchanged."""
+    rank = x.dim() - 2
+    size = list(x.shape[2:])
+    inputs, outputs = x.shape[1] // groups, grad.shape[1] // groups
+    batch = x.shape[0]
+    signal = x.reshape(batch, groups, inputs, *size).permute(2, 1, 0, *range(3, 3 + rank))
+    signal = signal.reshape(inputs, groups * batch, *size)
+    kernel = grad.transpose(0, 1)  # [groups * outputs, N, ...]
+    dw = convolve(signal, kernel, None, dilation, padding, stride, False, [0] * rank, groups)
+    for axis in range(2, 2 + rank):
+        dw = dw.narrow(axis, 0, weight.shape[axis])
+    return dw.reshape(inputs, groups * outputs, *weight.shape[2:]).transpose(0, 1).contiguous()
+
+
+def avg_pool2d_backward(
+    grad: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Tensor:
+    return _avg_pool_backward(2, grad, x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+
+def avg_pool3d_backward(
+    grad: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Tensor:
+    return _avg_pool_backward(3, grad, x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+
+def _avg_pool_backward(
+    rank: int,
+    grad: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Tensor:
+    """Each window gives every value in it the same share."""
+    if ceil_mode or (any(padding) and not count_include_pad and divisor_override is None):
+        raise NotImplementedError("average pooling with ceil_mode, or that does not count its padding")
+    kernel = _spread(kernel, rank)
+    stride, padding = _spread(stride or kernel, rank), _spread(padding, rank)
+    channels, size, out = x.shape[-rank - 1], list(x.shape[-rank:]), list(grad.shape[-rank:])
+    share = grad.reshape(-1, 1, *out) / (divisor_override or prod(kernel))
+    left = [size[i] - ((out[i] - 1) * stride[i] - 2 * padding[i] + kernel[i]) for i in range(rank)]
+    ones = torch.ones(1, 1, *kernel, dtype=grad.dtype, device=grad.device)
+    fitting = [min(n, s - 1) for n, s in zip(left, stride, strict=True)]
+    dx = convolve(share, ones, None, stride, padding, [1] * rank, True, fitting, 1)
+    ends = [edge for n, f in zip(reversed(left), reversed(fitting), strict=True) for edge in (0, n - f)]
+    return F.pad(dx, ends).reshape(-1, channels, *size) if any(ends) else dx.reshape(x.shape)
+
+
+def adaptive_matrix(before: int, after: int, like: Tensor) -> Tensor:
+    """`[after, before]`: row i averages the values from floor(i b/a) to ceil((i+1) b/a)."""
+    rows = []
+    for i in range(after):
+        start, end = i * before // after, -(-(i + 1) * before // after)
+        rows.append([1.0 / (end - start) if start <= j < end else 0.0 for j in range(before)])
+    return torch.tensor(rows, dtype=like.dtype, device=like.device)
+
+
+def adaptive_avg_pool2d(x: Tensor, size: Sequence[int]) -> Tensor:
+    height, width = (adaptive_matrix(x.shape[a], s, x) for a, s in zip((-2, -1), size, strict=True))
+    return height @ x @ width.T
+
+
+def adaptive_avg_pool2d_backward(grad: Tensor, x: Tensor) -> Tensor:
+    height, width = (adaptive_matrix(x.shape[a], grad.shape[a], x) for a in (-2, -1))
+    return height.T @ grad @ width
+
+
+def max_pool_backward(
+    grad: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+    indices: Tensor,
+) -> Tensor:
+    """`indices` say for each output which value of its channel it came from."""
+    rank = len(kernel)
+    size = prod(x.shape[-rank:])
+    flat = torch.zeros_like(x).reshape(-1, size)
+    rows = prod(grad.shape[-rank:])
+    return flat.scatter_add(1, indices.reshape(-1, rows), grad.reshape(-1, rows)).reshape(x.shape)
+
+
+def var_mean(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    axes = list(dim) if dim else list(range(x.dim()))
+    mean = x.mean(axes, keepdim=True)
+    count = prod(x.shape[a] for a in axes)
+    var = ((x - mean) * (x - mean)).sum(axes, keepdim=keepdim) / (count - (1 if correction is None else correction))
+    return var, mean if keepdim else x.mean(axes)
+
+
+def var(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> Tensor:
+    return var_mean(x, dim, correction=correction, keepdim=keepdim)[0]
+
+
+def native_group_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, n: int, c: int, size: int, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows = x.reshape(n, groups, -1)
+    var, mean = var_mean(rows, [2], correction=0, keepdim=True)
+    inverse = torch.rsqrt(var + eps)
+    y = ((rows - mean) * inverse).reshape(n, c, *x.shape[2:])
+    y = y if weight is None else y * along(weight, x.dim())
+    y = y if bias is None else y + along(bias, x.dim())
+    return y, mean.squeeze(2), inverse.squeeze(2)
+
+
+def threshold_backward(grad: Tensor, result: Tensor, threshold: float) -> Tensor:
+    return grad * (result > threshold).to(grad.dtype)
+
+
+def hardtanh_backward(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:
+    return grad * ((x > low) & (x < high)).to(grad.dtype)
+
+
+def _spread(value: Sequence[int], rank: int) -> list[int]:
+    return list(value) * rank if len(value) == 1 else list(value)
+
+
+def table() -> dict[Any, Callable[..., Any]]:
+    """For `make_fx`: ATen's own decompositions into its core operators, and those above."""
+    found: dict[Any, Callable[..., Any]] = dict(core_aten_decompositions())
+    more: dict[Any, Callable[..., Any]] = get_decompositions(
+        [
+            aten.native_batch_norm,
+            aten._native_batch_norm_legit,
+            aten.std.correction,
+            aten.addmm,
+            aten.scatter_add,
+            aten.gelu,
+            aten.silu,
+            aten.logsumexp,
+            aten.linalg_vector_norm,
+        ]
+    )
+    found |= more
+    for kept in (aten.scatter_add.default, aten.addmm.default, aten.gelu.default):
+        found.pop(kept, None)
+    found |= {
+        aten.convolution_backward.default: convolution_backward,
+        aten.avg_pool2d_backward.default: avg_pool2d_backward,
+        aten.avg_pool3d_backward.default: avg_pool3d_backward,
+        aten._adaptive_avg_pool2d.default: adaptive_avg_pool2d,
+        aten._adaptive_avg_pool2d_backward.default: adaptive_avg_pool2d_backward,
+        aten.max_pool2d_with_indices_backward.default: max_pool_backward,
+        aten.max_pool3d_with_indices_backward.default: max_pool_backward,
+        aten.native_group_norm.default: native_group_norm,
+        aten.var_mean.correction: var_mean,
+        aten.var.correction: var,
+        aten.threshold_backward.default: threshold_backward,
+        aten.hardtanh_backward.default: hardtanh_backward,
+    }
+    found.update(PLAIN)
+    return found

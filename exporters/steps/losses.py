@@ -1,0 +1,22 @@
+"""What methods minimise, per sample."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def entropy(y: Tensor) -> Tensor:
+    """Of the softmax of logits `y [N, K]`, natural: `[N]`."""
+    logs = torch.log_softmax(y, 1)
+    return -(logs.exp() * logs).sum(1)
+
+
+def cross_entropy(y: Tensor, target: Tensor) -> Tensor:
+    """Of softmax(`y`) to softmax(`target`), both logits `[N, K]`: `[N]`."""
+    return -(torch.softmax(target, 1) * torch.log_softmax(y, 1)).sum(1)
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Sum of weights x values over the number of weights that are not 0 (over 1 where there is none)."""
+    return (values * weights).sum() / (weights > 0).to(values.dtype).sum().clamp(min=1.0)

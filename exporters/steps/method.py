@@ -1,0 +1,53 @@
+"""What a method of test-time adaptation is: a few plain functions and what must be said about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from trimtab.exporters.steps.model import Inputs, Model
+
+Need = Literal["fisher", "class_gaussians", "prior"]
+"""What the exporter can compute from source batches: see `source_needs`."""
+
+State = dict[str, Tensor]
+Metrics = dict[str, Tensor]
+Init = Callable[[Model], State]
+"""The state before the first step."""
+Step = Callable[[Model, State, Inputs, Mapping[str, Tensor]], tuple[State, Tensor, Metrics]]
+"""(model, state, standardised inputs, hyperparameters) -> (state of the same names, shapes and types; `y [N, K]`;
+scalar metrics). Traced once: what depends on values is written with `torch.where`, never with `if`."""
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """One hyperparameter: a scalar input of the step graph."""
+
+    default: float
+    low: float
+    high: float
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method. `changes`, `optimiser` and rates are defaults that an export may replace."""
+
+    name: str
+    paper: str
+    does: str
+    """In one sentence."""
+    init_state: Init
+    step: Step
+    hyper: Mapping[str, Hyper]
+    """Its own; those of the optimiser are added."""
+    changes: str = "affine"
+    """See `model.choose`; "" where no parameter changes."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Optimiser -> published learning rate; the first is the default. Empty: no backward pass."""
+    needs: tuple[Need, ...] = ()
+    frozen_tail: float = 0.0
+    """The share of the model's last norm layers that stay as they are."""

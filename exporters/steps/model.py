@@ -1,0 +1,225 @@
+"""The exported model as a method sees it: a pure function of a flat vector of all that may change."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from trimtab.exporters.marked import Layer, Marked
+from trimtab.exporters.steps.channels import along
+from trimtab.exporters.steps.optimisers import STILL, Optimiser
+from trimtab.exporters.steps.primitives import batch_norm, scale_shift
+from trimtab.exporters.trace import Whole
+from trimtab.runtime.errors import ExportError
+
+Inputs = Mapping[str, Tensor]
+
+Statistics = Callable[[str, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(layer, its input, source mean [C], source variance [C]) -> mean and variance to normalise by, each [C]."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One named tensor of the vector."""
+
+    name: str
+    """That of the bundle's layout where it has one (`norm.<layer>.weight`), else `model.<dotted name>`."""
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model whose values are all in `constants`, but for the parts that are cut from a vector.
+
+    Batch norms normalise by the batch's own statistics unless a call says otherwise; every other norm as always.
+    """
+
+    whole: Whole
+    keys: Mapping[str, str]
+    """Dotted name in `whole` -> name of the value."""
+    constants: Mapping[str, Tensor]
+    """Name -> value: of the model, of its calibration, and `source.<what>` of what methods need."""
+    parts: tuple[Part, ...]
+    layers: tuple[Layer, ...]
+    taken: _Taken
+    classes: int
+    optimiser: Optimiser = STILL
+
+    @property
+    def theta(self) -> Tensor:
+        """`[Q]` as trained."""
+        values = [self.constants[p.name].reshape(-1) for p in self.parts]
+        return torch.cat(values) if values else torch.zeros(0)
+
+    def source(self, what: str) -> Tensor:
+        """What the exporter computed from the source for a method that needs it."""
+        return self.constants[f"source.{what}"]
+
+    def __call__(self, theta: Tensor, inputs: Inputs, statistics: Statistics | None = None) -> Tensor:
+        """Logits `[N, K]` of standardised inputs. `statistics`: see there; None: those of the batch."""
+        return self.with_features(theta, inputs, statistics)[0]
+
+    def with_features(
+        self, theta: Tensor, inputs: Inputs, statistics: Statistics | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits `[N, K]`, and the features `[N, F]` before the last layer."""
+        values = dict(self.constants)
+        for part, value in zip(self.parts, torch.split(theta, [p.size for p in self.parts]), strict=True):
+            values[part.name] = value.reshape(part.shape)
+        self.taken.statistics, self.taken.features = statistics, None
+        self.taken.shift = values.get("feature.shift")
+        named = {dotted: values[name] for dotted, name in self.keys.items()}
+        y = functional_call(self.whole, named, tuple(inputs[n] for n in self.whole.names), tie_weights=False)
+        features = self.taken.features
+        return y + values["output.shift"], y if features is None else features
+
+    def source_statistics(self, layer: str, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """For `statistics`: those of the source, as in plain inference."""
+        return mean, var
+
+    def standardised(self, inputs: Inputs, marked: Marked) -> dict[str, Tensor]:
+        """Inputs in sensor units, as the model takes them: see `runtime.bundle.Input`."""
+        out = {}
+        for entry in marked.inputs:
+            x = inputs[entry.name]
+            if entry.name in marked.integers:
+                out[entry.name] = x.to(torch.int64)
+                continue
+            if entry.calibration is not None:
+                name = f"input.{entry.name}"
+                if entry.calibration.orders:
+                    x = x.index_select(1, self.constants[f"{name}.order"].to(torch.int64))
+                x = x * along(self.constants[f"{name}.gain"], x.dim())
+                offset = self.constants[f"{name}.offset"]
+                x = x + along(offset - torch.tensor(entry.mean) if entry.mean else offset, x.dim())
+            elif entry.mean:
+                x = x - along(torch.tensor(entry.mean), x.dim())
+            if entry.std:
+                x = x * along(1.0 / torch.tensor(entry.std), x.dim())
+            out[entry.name] = x
+        return out
+
+    def bound(self, constants: Mapping[str, Tensor]) -> Model:
+        """The same model of other values."""
+        return replace(self, constants=constants)
+
+
+@dataclass
+class _Taken:
+    """What the modules of one forward pass are told, and what they leave."""
+
+    statistics: Statistics | None = None
+    features: Tensor | None = None
+    shift: Tensor | None = None
+    names: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _BatchNorm:
+    """Stands in for the forward of a batch norm."""
+
+    layer: str
+    module: Any
+    taken: _Taken
+
+    def __call__(self, x: Tensor) -> Tensor:
+        module, statistics = self.module, self.taken.statistics
+        weight = module.weight if module.weight is not None else torch.ones_like(module.running_mean)
+        bias = module.bias if module.bias is not None else torch.zeros_like(module.running_mean)
+        if statistics is None:
+            y: Tensor = batch_norm(x, weight, bias, module.eps)[0]
+            return y
+        mean, var = statistics(self.layer, x, module.running_mean, module.running_var)
+        scale = weight * torch.rsqrt(var + module.eps)
+        shifted: Tensor = scale_shift(x, scale, bias - mean * scale)
+        return shifted
+
+
+def build(model: nn.Module, marked: Marked, head: str, by_name: bool) -> Model:
+    """A model of which nothing may change yet. `model` (from `trace.prepare`) is left as it is."""
+    whole = Whole(copy.deepcopy(model), [i.name for i in marked.inputs], by_name)
+    modules = dict(whole.model.named_modules())
+    taken = _Taken()
+    named = {f"norm.{layer.name}.{part}": layer for layer in marked.layers for part in layer.values}
+    keys: dict[str, str] = {}
+    constants: dict[str, Tensor] = {}
+    for dotted, value in (*whole.named_parameters(), *whole.named_buffers()):
+        layer, _, attribute = dotted.removeprefix("model.").rpartition(".")
+        name = f"norm.{layer}.{attribute.removeprefix('running_')}"
+        keys[dotted] = name if name in named else dotted
+        constants[keys[dotted]] = value.detach().clone()
+    layout, theta = marked.layout(), marked.theta()
+    for p in layout:
+        if p.name not in constants:
+            constants[p.name] = torch.from_numpy(layout.view(theta, p.name).copy())
+    for layer_ in marked.layers:
+        if layer_.kind == "batch":
+            module: Any = modules[layer_.name]
+            module.forward = _BatchNorm(layer_.name, module, taken)
+    if head:
+        modules[head].register_forward_pre_hook(_features(taken, marked))
+    return Model(whole, keys, constants, (), tuple(marked.layers), taken, marked.outputs)
+
+
+def _features(taken: _Taken, marked: Marked) -> Any:
+    """A hook before the last layer: takes its input `[N, F]` (other axes averaged), and adds the feature shift."""
+
+    def take(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        axis = marked.features_axis % args[0].dim()
+        rest = [a for a in range(1, args[0].dim()) if a != axis]
+        taken.features = args[0].mean(rest) if rest else args[0]
+        if taken.shift is None:
+            return args
+        return (args[0] + taken.shift.reshape([-1 if a == axis else 1 for a in range(args[0].dim())]), *args[1:])
+
+    return take
+
+
+def choose(model: Model, changes: str | Sequence[str], frozen_tail: float = 0.0) -> Model:
+    """The model with the parts that may change.
+
+    `changes`: "affine" (weights and biases of norms), "bias" (all biases), "all" (all weights), or dotted names of
+    modules whose weights may change. `frozen_tail`: the share of the last norm layers left out of "affine". Raises
+    ExportError where there is nothing of that kind.
+    """
+    parameters = {keyed: dotted for dotted, keyed in model.keys.items() if _learnt(model.whole, dotted)}
+    if isinstance(changes, str):
+        kept = model.layers[: len(model.layers) - int(frozen_tail * len(model.layers))]
+        affine = {f"norm.{layer.name}.{part}" for layer in kept for part in ("weight", "bias")}
+        chosen = {
+            "": [],
+            "affine": [p for p in parameters if p in affine],
+            "bias": [p for p in parameters if p.endswith(".bias")],
+            "all": list(parameters),
+        }.get(changes)
+        if chosen is None:
+            raise ExportError(f"changes: {changes!r} is unknown; give affine, bias, all, or a list of modules' names")
+    else:
+        modules = {name for name, _ in model.whole.model.named_modules()}
+        if unknown := [name for name in changes if name not in modules]:
+            raise ExportError(f"changes: the model has no module named {unknown[0]!r}; give names of named_modules()")
+        chosen = [p for p, dotted in parameters.items() if any(dotted.startswith(f"model.{m}.") for m in changes)]
+    if changes and not chosen:
+        what = "norm with weight and bias" if changes == "affine" else f"parameter for changes={changes!r}"
+        raise ExportError(f"the model has no {what}; say what may change instead, as in changes='bias'")
+    parts, offset = [], 0
+    for name in chosen:
+        parts.append(Part(name, tuple(model.constants[name].shape), offset))
+        offset += parts[-1].size
+    return replace(model, parts=tuple(parts))
+
+
+def _learnt(whole: Whole, dotted: str) -> bool:
+    return isinstance(dict(whole.named_parameters()).get(dotted), nn.Parameter)

@@ -1,0 +1,100 @@
+"""What methods need of the source, computed from source batches and stored in the step graph: a box never needs
+them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trimtab.exporters.marked import Array, Marked
+from trimtab.exporters.steps.gradient import gradient
+from trimtab.exporters.steps.method import Need
+from trimtab.exporters.steps.model import Model
+from trimtab.exporters.survey import Batch, named
+from trimtab.runtime.errors import ExportError
+
+SAMPLES = 2000
+"""Source samples for the Fisher diagonal, as in EATA."""
+BATCH = 64
+
+
+@dataclass
+class Sample:
+    """Passes source batches on and keeps their first samples."""
+
+    marked: Marked
+    kept: list[dict[str, Array]] = field(default_factory=list)
+    count: int = 0
+
+    def passing(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for number, (inputs, labels) in enumerate(batches):
+            if self.count < SAMPLES:
+                arrays = named(inputs, self.marked.inputs, f"source batch {number}")
+                self.kept.append({name: value[: SAMPLES - self.count] for name, value in arrays.items()})
+                self.count += len(next(iter(self.kept[-1].values())))
+            yield inputs, labels
+
+    def batches(self) -> Iterator[dict[str, Tensor]]:
+        """What was kept, in batches of BATCH; a rest of less than two samples has no statistics and is left out."""
+        whole = {e.name: np.concatenate([k[e.name] for k in self.kept]) for e in self.marked.inputs}
+        for start in range(0, self.count, BATCH):
+            if self.count - start > 1:
+                yield {name: torch.from_numpy(value[start : start + BATCH]) for name, value in whole.items()}
+
+
+def fisher(model: Model, marked: Marked, sample: Sample) -> Tensor:
+    """The diagonal of the Fisher information `[Q]` with the model's own labels: the mean over batches of the squared
+    gradient of the mean cross-entropy to its predictions (Niu et al. 2022, equation 9; by batches as in their code)."""
+    total, count = torch.zeros_like(model.theta), 0
+    for batch in sample.batches():
+        inputs = model.standardised(batch, marked)
+
+        def loss(theta: Tensor, inputs: Mapping[str, Tensor] = inputs) -> tuple[Tensor, Tensor]:
+            y = model(theta, inputs)
+            return F.cross_entropy(y, y.detach().argmax(1)), y
+
+        g, _ = gradient(loss, model.theta)
+        total, count = total + g * g, count + 1
+    return total / max(count, 1)
+
+
+def gather(
+    model: Model, needs: tuple[Need, ...], marked: Marked, sample: Sample, survey: Mapping[str, NDArray[Any]]
+) -> Model:
+    """The model with `source.<what>` for everything that is needed. Raises ExportError where it cannot be had."""
+    found: dict[str, Tensor] = {}
+    for need in needs:
+        if need == "fisher":
+            found["fisher"] = fisher(model, marked, sample)
+        elif need == "prior":
+            found["prior"] = torch.from_numpy(survey["class_prior"]).float()
+        else:
+            if not marked.features:
+                raise ExportError(
+                    "the model has no features before a last layer, of which class Gaussians could be made"
+                )
+            found |= class_gaussians(survey)
+    return model.bound({**model.constants, **{f"source.{name}": value for name, value in found.items()}})
+
+
+SHRINKAGE = 0.1
+"""Share of the tied covariance's mean variance in its diagonal: with few samples it is singular."""
+
+
+def class_gaussians(survey: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    """`class_mean [C, F]` and `precision [F, F]`, the inverse of the covariance within classes, shrunk."""
+    prior, covariances = survey["class_prior"], survey["class_feature_cov"]
+    tied = covariances[0] if len(covariances) == 1 else np.einsum("k,kij->ij", prior, covariances)
+    size = len(tied)
+    tied = (1.0 - SHRINKAGE) * tied + SHRINKAGE * max(np.trace(tied) / size, 1e-12) * np.eye(size)
+    return {
+        "class_mean": torch.from_numpy(survey["class_feature_mean"]).float(),
+        "precision": torch.from_numpy(np.linalg.inv(tied)).float(),
+    }

@@ -1,0 +1,248 @@
+"""Step graphs in ONNX Runtime against a second, literal writing of the papers in float64."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import trimtab.adapters
+from tests.exporters.oracles import literal
+from trimtab.adapters.steps import StepAdapter
+from trimtab.exporters import MethodChoice, export
+
+torch.set_num_threads(1)
+
+
+class Residual(nn.Module):
+    """Strided, depthwise and pointwise convolutions, a max pooling, in-place activations and a residual."""
+
+    shape = (3, 9, 9)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, 2, 1)
+        self.bn = nn.BatchNorm2d(8)
+        self.act = nn.ReLU(inplace=True)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.six = nn.ReLU6(inplace=True)
+        self.point = nn.Conv2d(8, 8, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(8)
+        self.pool = nn.MaxPool2d(2)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.bn(self.conv(x)))
+        y = self.six(self.bn2(self.depthwise(x)))
+        x = self.act(self.bn3(self.point(y)) + x)
+        return self.fc(self.pool(x).mean((2, 3)))
+
+
+class Attention(nn.Module):
+    """A transformer encoder's layer, a mean over time, and a linear head."""
+
+    shape = (4, 6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(4, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, activation="gelu", batch_first=True)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(self.embed(x.transpose(1, 2)))
+        return self.head(self.norm(x).mean(1))
+
+
+class Signals(nn.Module):
+    """1-D convolutions with dilation, batch and group norm, average pooling."""
+
+    shape = (3, 20)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv1d(3, 8, 5, 2), nn.BatchNorm1d(8), nn.SiLU(), nn.Conv1d(8, 8, 3, dilation=2, padding=2)
+        )
+        self.norm = nn.GroupNorm(2, 8)
+        self.pool = nn.AvgPool1d(2)
+        self.head = nn.Linear(8 * 4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.pool(torch.tanh(self.norm(self.body(x)))).flatten(1))
+
+
+MODELS = {"residual": Residual, "attention": Attention, "signals": Signals}
+MEAN, STD = 2.0, 3.0
+
+
+def batches(shape: tuple[int, ...], count: int, size: int = 16, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    drift = rng.uniform(-1, 1, (1, shape[0]) + (1,) * (len(shape) - 1))
+    return [(MEAN + STD * (rng.standard_normal((size, *shape)) * 1.4 + drift)).astype(np.float32) for _ in range(count)]
+
+
+def standard(x: np.ndarray) -> Tensor:
+    return (torch.from_numpy(x).double() - MEAN) / STD
+
+
+@pytest.fixture(scope="session", params=MODELS)
+def case(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path, tuple[int, ...]]:
+    torch.manual_seed(1)
+    model = MODELS[request.param]()
+    for name, value in model.named_parameters():
+        if value.dim() == 1:
+            nn.init.uniform_(value, 0.5, 1.5) if "weight" in name else nn.init.uniform_(value, -0.3, 0.3)
+        if name.startswith(("fc", "head")) and value.dim() == 2:
+            value.data -= value.data.mean(1, keepdim=True)  # no class is the default
+            value.data *= 6  # sure of itself, so that filters let some samples pass
+    model.eval()
+    shape = model.shape
+    path = tmp_path_factory.mktemp("steps")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        export(
+            model,
+            torch.zeros(2, *shape),
+            [(x, None) for x in batches(shape, 4, seed=5)],
+            path,
+            name="case",
+            classes=list("abcde"),
+            mean=[MEAN] * shape[0],
+            std=[STD] * shape[0],
+            methods=["tent", "eata", "sar", MethodChoice("tent", "everything", "all", "sgd")],
+        )
+    return model, path, shape
+
+
+def compare(adapter: StepAdapter, oracle: Any, xs: list[np.ndarray]) -> list[dict[str, float]]:
+    metrics = []
+    for x in xs:
+        y, wanted = adapter.step(x), oracle.step(standard(x)).numpy()
+        np.testing.assert_allclose(y, wanted, rtol=1e-3, atol=2e-4)
+        metrics.append(adapter.metrics)
+    theta = literal.flat(oracle.parameters).numpy()
+    assert np.linalg.norm(adapter.theta - theta) < 1e-4 * np.linalg.norm(theta)
+    return metrics
+
+
+def moved(adapter: StepAdapter) -> bool:
+    theta = adapter.theta
+    adapter.reset()
+    return bool(np.abs(adapter.theta - theta).max() > 1e-3)
+
+
+def test_tent(case: Any) -> None:
+    model, path, shape = case
+    adapter = trimtab.adapters.load(path, "tent", lr=0.01, threads=1)
+    compare(adapter, literal.Tent(model, 0.01), batches(shape, 8))
+    assert moved(adapter)
+
+
+def test_eata(case: Any) -> None:
+    model, path, shape = case
+    seen = [standard(x) for x in batches(shape, 4, seed=5)]
+    given = {"lr": 0.02, "margin": 0.6, "redundancy": 0.8, "alpha": 3.0}
+    adapter = trimtab.adapters.load(path, "eata", threads=1, **given)
+    oracle = literal.Eata(model, [torch.cat(seen)], 0.02, 0.6, 0.8, 3.0)
+    metrics = compare(adapter, oracle, batches(shape, 8))
+    assert any(0 < m["kept"] < 1 for m in metrics), metrics
+    assert moved(adapter)
+
+
+def test_sar_with_resets(case: Any) -> None:
+    model, path, shape = case
+    adapter = trimtab.adapters.load(path, "sar", lr=0.05, margin=0.6, reset=0.4, threads=1)
+    norms = sum(isinstance(m, literal.NORMS) for m in model.modules())
+    oracle = literal.Sar(model, norms // 5, 0.05, 0.6, 0.05, 0.4)
+    metrics = compare(adapter, oracle, batches(shape, 8))
+    assert any(0 < m["kept"] < 1 for m in metrics), metrics
+    assert sum(m["reset"] for m in metrics) == oracle.resets
+
+
+def test_all_weights_move(case: Any) -> None:
+    model, path, shape = case
+    adapter = trimtab.adapters.load(path, "everything", lr=0.01, threads=1)
+    oracle = literal.Tent(model, 0.01)
+    for parameter in oracle.model.parameters():
+        parameter.requires_grad_(True)
+    oracle.parameters = list(oracle.model.parameters())
+    oracle.optimiser = torch.optim.SGD(oracle.parameters, lr=0.01, momentum=0.9)
+    for x in batches(shape, 5):
+        np.testing.assert_allclose(adapter.step(x), oracle.step(standard(x)).numpy(), rtol=1e-3, atol=1e-3)
+    by_size = {p.name: adapter.part(p.name) for p in adapter.parts}
+    assert len(by_size) == len(oracle.parameters)
+    assert np.linalg.norm(adapter.theta) == pytest.approx(float(literal.flat(oracle.parameters).norm()), rel=1e-4)
+
+
+def test_any_number_of_samples(case: Any) -> None:
+    model, path, shape = case
+    adapter, oracle = trimtab.adapters.load(path, "tent", threads=1), literal.Tent(model, 1e-3)
+    for size in (2, 33, 7):
+        [x] = batches(shape, 1, size)
+        np.testing.assert_allclose(adapter.step(x), oracle.step(standard(x)).numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_state_restores_bit_for_bit(case: Any) -> None:
+    _, path, shape = case
+    adapter = trimtab.adapters.load(path, "eata", lr=0.02, margin=0.7, redundancy=0.6, threads=1)
+    xs = batches(shape, 4)
+    adapter.step(xs[0])
+    kept = adapter.state()
+    first = [adapter.step(x) for x in xs[1:]]
+    adapter.reset()
+    assert np.array_equal(adapter.theta, trimtab.adapters.load(path, "eata").theta)
+    adapter.restore(kept)
+    assert all(np.array_equal(a, adapter.step(x)) for a, x in zip(first, xs[1:], strict=True))
+
+
+def test_nan_samples_are_left_out(case: Any) -> None:
+    _, path, shape = case
+    [x] = batches(shape, 1)
+    holed = x.copy()
+    holed[3].flat[0], holed[8].flat[1] = np.nan, np.inf
+    whole = np.ones(len(x), bool)
+    whole[[3, 8]] = False
+    one, other = (trimtab.adapters.load(path, "tent", threads=1) for _ in range(2))
+    y, wanted = one.step(holed), other.step(x[whole])
+    assert np.array_equal(y[whole], wanted)
+    assert np.isnan(y[~whole]).all()
+    assert np.array_equal(one.theta, other.theta)
+    assert np.isnan(one.step(np.full_like(x, np.nan))).all()
+    assert np.array_equal(one.theta, other.theta)
+
+
+def test_what_cannot_be_used_is_said(case: Any, tmp_path: Path) -> None:
+    _, path, _ = case
+    with pytest.raises(ValueError, match="no hyperparameter 'rate'; it has lr, beta1, beta2"):
+        trimtab.adapters.load(path, "tent", rate=1.0)
+    with pytest.raises(ValueError, match="lr is 100; give one from 0 to 10"):
+        trimtab.adapters.load(path, "tent", lr=100.0)
+    with pytest.raises(ValueError, match="no step graph of 'lame'"):
+        trimtab.adapters.load(path, "lame")
+    with pytest.raises(ValueError, match="give the folder of a bundle"):
+        trimtab.adapters.load(tmp_path, "tent")
+    adapter = trimtab.adapters.load(path, "tent")
+    with pytest.raises(ValueError, match="is needed"):
+        adapter.step(np.zeros((4, 1, 1), np.float32))
+    with pytest.raises(ValueError, match="it needs"):
+        adapter.restore({"theta": adapter.theta})
+    bad = adapter.state()
+    bad["theta"][0] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        adapter.restore(bad)
+
+
+def test_a_step_that_gives_no_number_is_refused(case: Any) -> None:
+    _, path, shape = case
+    adapter = trimtab.adapters.load(path, "everything", lr=10.0, threads=1)
+    for x in batches(shape, 30):
+        adapter.step(x * 1e6)
+    assert np.isfinite(adapter.theta).all()

@@ -1,0 +1,175 @@
+"""Layers' forward and backward passes as ONNX, against PyTorch's own, at another number of samples than was traced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from trimtab.exporters.steps import operators  # noqa: F401 - registers them
+from trimtab.exporters.steps.primitives import batch_norm, moments, scale_shift
+from trimtab.exporters.steps.tracing import record
+from trimtab.exporters.steps.translation import TYPES, Translation
+from trimtab.exporters.survey import session
+from trimtab.runtime.errors import ExportError
+
+torch.set_num_threads(1)
+
+
+def through_onnx(step: Any, values: dict[str, Tensor], root: nn.Module, samples: int) -> dict[str, np.ndarray]:
+    """`step` recorded with 4 samples of `values["x"]` and run on the first `samples`."""
+    recorded = record(step, {**values, "x": values["x"][:4]}, {"x"}, root)
+    translation = Translation(recorded, {}, set())
+    for name, end in zip(recorded.outputs, translation.run(), strict=True):
+        translation.draft.node("Identity", end, out=name)
+    graph = helper.make_graph(
+        translation.draft.nodes,
+        "test",
+        [helper.make_tensor_value_info(n, TYPES[v.dtype], [None] * v.dim()) for n, v in values.items()],
+        [onnx.ValueInfoProto(name=n) for n in recorded.outputs],
+        list(translation.draft.initializers.values()),
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    feed = {n: v.numpy() for n, v in values.items()}
+    out = session(model.SerializeToString()).run(recorded.outputs, {**feed, "x": values["x"][:samples].numpy()})
+    return dict(zip(recorded.outputs, out, strict=True))
+
+
+LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "conv1d": (nn.Conv1d(4, 6, 3, padding=1), (4, 11)),
+    "conv1d strided with a rest": (nn.Conv1d(4, 6, 3, stride=4), (4, 13)),
+    "conv1d dilated": (nn.Conv1d(4, 6, 3, dilation=3, padding=2), (4, 15)),
+    "conv1d strided and dilated": (nn.Conv1d(4, 6, 3, stride=2, dilation=2, padding=1), (4, 15)),
+    "conv1d wide padding": (nn.Conv1d(4, 6, 3, padding=4), (4, 7)),
+    "conv2d in groups": (nn.Conv2d(4, 6, (3, 5), stride=(1, 2), padding=(1, 2), groups=2), (4, 7, 9)),
+    "conv2d depthwise": (nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=4), (4, 8, 8)),
+    "conv2d same": (nn.Conv2d(4, 4, 3, padding="same"), (4, 6, 6)),
+    "conv3d": (nn.Conv3d(2, 4, 3, stride=2, padding=1), (2, 5, 6, 5)),
+    "transposed 1d": (nn.ConvTranspose1d(4, 6, 4, stride=2, padding=1), (4, 7)),
+    "transposed 2d in groups": (nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1, groups=2), (4, 5, 5)),
+    "linear": (nn.Linear(5, 3), (4, 5)),
+    "layer norm": (nn.LayerNorm(5), (4, 5)),
+    "layer norm over two axes": (nn.LayerNorm((4, 5)), (4, 5)),
+    "group norm": (nn.GroupNorm(2, 4), (4, 5, 5)),
+    "instance norm": (nn.InstanceNorm1d(4, affine=True), (4, 9)),
+    "max pool 1d": (nn.MaxPool1d(3, 2, padding=1), (4, 9)),
+    "max pool 2d overlapping": (nn.MaxPool2d(3, 2, padding=1), (4, 9, 8)),
+    "max pool 3d": (nn.MaxPool3d(2), (2, 4, 5, 4)),
+    "average pool 1d": (nn.AvgPool1d(3, 2), (4, 10)),
+    "average pool 2d": (nn.AvgPool2d(3, 2, padding=1), (4, 8, 9)),
+    "adaptive to one": (nn.AdaptiveAvgPool2d(1), (4, 5, 6)),
+    "adaptive to some": (nn.AdaptiveAvgPool2d((3, 2)), (4, 7, 5)),
+    "adaptive 1d": (nn.AdaptiveAvgPool1d(3), (4, 7)),
+    "attention": (nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True, norm_first=True), (6, 8)),
+    "gru": (nn.Sequential(nn.GRU(3, 4, batch_first=True)), (5, 3)),
+    "lstm": (nn.Sequential(nn.LSTM(3, 4, batch_first=True)), (5, 3)),
+    **{
+        name: (layer, (4, 7))
+        for name, layer in {
+            "relu": nn.ReLU(),
+            "relu in place": nn.Sequential(nn.Linear(7, 7), nn.ReLU(inplace=True)),
+            "relu6": nn.ReLU6(),
+            "leaky relu": nn.LeakyReLU(0.1),
+            "elu": nn.ELU(),
+            "selu": nn.SELU(),
+            "gelu": nn.GELU(),
+            "gelu tanh": nn.GELU("tanh"),
+            "silu": nn.SiLU(),
+            "mish": nn.Mish(),
+            "hardswish": nn.Hardswish(),
+            "hardsigmoid": nn.Hardsigmoid(),
+            "hardtanh": nn.Hardtanh(-0.5, 0.7),
+            "softplus": nn.Softplus(),
+            "softmax": nn.Softmax(1),
+            "tanh": nn.Tanh(),
+            "sigmoid": nn.Sigmoid(),
+            "prelu": nn.PReLU(4),
+            "glu": nn.GLU(1),
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_and_their_gradients(name: str) -> None:
+    torch.manual_seed(0)
+    layer, shape = LAYERS[name]
+    layer = layer.eval()
+    parameters = {n: p.detach().clone() for n, p in layer.named_parameters()}
+
+    def step(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Output, and gradients of a loss that weighs every value of it otherwise."""
+        with torch.enable_grad():
+            given = {n: v.detach().clone().requires_grad_() for n, v in values.items()}
+            y = functional_call(layer, {n: given[n] for n in parameters}, given["x"])
+            y = y[0] if isinstance(y, tuple) else y
+            grads = torch.autograd.grad((torch.sin(y) * y).sum(), list(given.values()), allow_unused=True)
+        found = {f"d {n}": g for n, g in zip(given, grads, strict=True) if g is not None}
+        return {"y": y.detach(), **found}
+
+    x = torch.randn(7, *shape)
+    values = {"x": x, **parameters}
+    with torch.backends.mkldnn.flags(enabled=False):
+        wanted = step({n: v.double() for n, v in values.items()})
+    found = through_onnx(step, values, layer, 7)
+    assert set(found) == set(wanted)
+    for key, value in wanted.items():
+        np.testing.assert_allclose(found[key], value.numpy(), rtol=1e-4, atol=2e-5, err_msg=key)
+
+
+def test_norm_primitives_are_a_batch_norm() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 3, 5, dtype=torch.float64) * 2 + 3
+    weight, bias, g = torch.rand(3).double(), torch.rand(3).double(), torch.randn(6, 3, 5).double()
+
+    def from_moments(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        mean, var, _ = moments(x)
+        scale = weight * torch.rsqrt(var + 1e-5)
+        return scale_shift(x, scale, bias - mean * scale)
+
+    def grads(function: Any) -> tuple[Tensor, ...]:
+        given = [v.clone().requires_grad_() for v in (x, weight, bias)]
+        return torch.autograd.grad((function(*given) * g).sum(), given)
+
+    wanted = grads(lambda x, w, b: torch.nn.functional.batch_norm(x, None, None, w, b, True, 0.0, 1e-5))
+    for function in (from_moments, lambda x, w, b: batch_norm(x, w, b, 1e-5)[0]):
+        for found, value in zip(grads(function), wanted, strict=True):
+            torch.testing.assert_close(found, value)
+
+
+class Sampler(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        grid = torch.zeros(x.shape[0], 2, 2, 2)
+        return nn.functional.grid_sample(x, grid, align_corners=False)
+
+
+class Cutter(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[x > 0]
+
+
+class Counter(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * int(x.shape[0])
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (Counter(), "the number of samples does not stay free"),
+        (nn.Sequential(nn.ReLU(), Sampler()), r"^1 \(Sampler\): has the operator aten.grid_sampler_2d"),
+        (nn.Sequential(nn.Conv2d(2, 2, 1), Cutter()), r"^1 \(Cutter\): "),
+    ],
+)
+def test_what_cannot_be_said_names_module_and_operator(layer: nn.Module, words: str) -> None:
+    def step(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"y": layer(values["x"])}
+
+    with pytest.raises(ExportError, match=words):
+        through_onnx(step, {"x": torch.randn(5, 2, 4, 4)}, layer, 5)
