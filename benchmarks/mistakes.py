@@ -1,7 +1,7 @@
 """How many of the user's mistakes get their sentence: `python -m benchmarks.mistakes`.
 
 The table is that of the tests (`tests/runtime/mistakes.py`): wrong configurations, bundles, payloads and recordings.
-A case is good where trimtab answers it with the right error in one sentence of less than 350 characters that names the
+A case is good where trimtab answers it with the right error in one sentence of less than 300 characters that names the
 file (or topic), the key, row or column, and the mend. That the daemon stays up under all wrong payloads is a test of
 its own (`tests/runtime/test_mistakes.py`).
 """

@@ -48,7 +48,7 @@ from trimtab.runtime.pipeline import Pipeline
 from trimtab.runtime.recordings import Recording
 from trimtab.runtime.sessions import Engine
 
-LONGEST = 350
+LONGEST = 300
 """Characters of a sentence, the folder's path not counted."""
 
 VERBS = (
