@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -312,7 +313,10 @@ def describe(name: str) -> Entry:
     try:
         return CATALOGUE[name]
     except KeyError:
-        raise ValueError(f"detector {name!r} is unknown; choose one of {', '.join(CATALOGUE)}") from None
+        near = get_close_matches(name, CATALOGUE, n=3) or ["sprt"]
+        raise ValueError(
+            f"detector {name!r} is unknown; choose {' or '.join(near)}, or another that `trimtab detectors` lists"
+        ) from None
 
 
 def build(

@@ -282,7 +282,7 @@ def test_the_accepted_run_length_is_checked(every: float) -> None:
 
 
 def test_an_unknown_detector_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^detector 'psychic' is unknown; choose one of sprt, "):
+    with pytest.raises(ValueError, match=r"^detector 'psychic' is unknown; choose psi, or another"):
         build("psychic", every=1000)
 
 

@@ -306,7 +306,7 @@ CONFIGS = [
     config("journal a folder", {"journal": "bundle"}, "", "see that its folder", error=JournalError, file="bundle"),
     config("journal another file", _secret("journal: j.db", **{"j.db": "no database at all" * 100}), "", "move it away",
            error=JournalError, file=r"j\.db"),
-    config("detector unknown", {"drift": {"detector": "nosuch"}}, r"drift\.detector: .*'nosuch'", "choose one of sprt"),
+    config("detector unknown", {"drift": {"detector": "nosuch"}}, r"drift\.detector: .*'nosuch'", "choose sprt"),
     config("detector's option unknown", {"drift": {"options": {"shift": 1}}}, r"drift\.options: .*'shift'",
            "use one of"),
     config("detector's option a text", {"drift": {"options": {"warmup": "long"}}}, r"drift\.options: .*warmup",

@@ -64,7 +64,7 @@ def test_the_range_rule_can_be_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "arguments", "sentence"),
     [
-        ("timestamp,value\n1,2\n", ["--detector", "psychic"], "detector 'psychic' is unknown; choose one of"),
+        ("timestamp,value\n1,2\n", ["--detector", "psychic"], "detector 'psychic' is unknown; choose"),
         (
             "timestamp,value\n1,2\n",
             ["--detector", "sprt", "--column", "x"],
