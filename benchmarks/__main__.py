@@ -9,7 +9,19 @@ import subprocess
 import sys
 import time
 
-NAMES = ("sessions", "detection", "replay", "watch", "gas", "generality", "mqtt", "kill", "mistakes", "brokers")
+NAMES = (
+    "sessions",
+    "detection",
+    "replay",
+    "watch",
+    "gas",
+    "generality",
+    "steps",
+    "mqtt",
+    "kill",
+    "mistakes",
+    "brokers",
+)
 
 
 def main(names: list[str]) -> int:

@@ -87,9 +87,8 @@ def _build(
     optimiser = choice.optimiser or next(iter(found.rates), None)
     if optimiser is not None and optimiser not in found.rates:
         raise ExportError(f"optimiser {optimiser!r} does not fit; give one of {', '.join(found.rates) or 'none'}")
-    model = choose(base, choice.changes or found.changes, found.frozen_tail) if found.changes else base
-    model = replace(model, optimiser=OPTIMISERS[optimiser] if optimiser else STILL)
-    model = gather(model, found.needs, marked, sample, survey)
+    changes = choice.changes or found.changes if found.changes else ""
+    model = ready(found, base, changes, optimiser, marked, survey, sample)
     hyper = hyperparameters(found, optimiser)
     compiled = compile_step(found, model, marked, example, hyper)
     parity = prove(name, found, compiled, model, marked, hyper, samples)
@@ -106,6 +105,21 @@ def _build(
         metrics=compiled.metrics,
     )
     return Step(entry, StepFiles(compiled.graph, compiled.state), parity)
+
+
+def ready(
+    found: Method,
+    base: Model,
+    changes: str | Sequence[str],
+    optimiser: str | None,
+    marked: Marked,
+    survey: Mapping[str, NDArray[Any]],
+    sample: Sample,
+) -> Model:
+    """The model with what may change, how, and what the method needs of the source."""
+    model = choose(base, changes, found.frozen_tail) if changes else base
+    model = replace(model, optimiser=OPTIMISERS[optimiser] if optimiser else STILL)
+    return gather(model, found.needs, marked, sample, survey)
 
 
 def prove(

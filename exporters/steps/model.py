@@ -55,6 +55,8 @@ class Model:
     layers: tuple[Layer, ...]
     taken: _Taken
     classes: int
+    head: str = ""
+    """Dotted name of the last layer; "" where none was found."""
     optimiser: Optimiser = STILL
 
     @property
@@ -76,7 +78,8 @@ class Model:
     ) -> tuple[Tensor, Tensor]:
         """Logits `[N, K]`, and the features `[N, F]` before the last layer."""
         values = dict(self.constants)
-        for part, value in zip(self.parts, torch.split(theta, [p.size for p in self.parts]), strict=True):
+        pieces = torch.split(theta, [p.size for p in self.parts]) if self.parts else ()
+        for part, value in zip(self.parts, pieces, strict=True):
             values[part.name] = value.reshape(part.shape)
         self.taken.statistics, self.taken.features = statistics, None
         self.taken.shift = values.get("feature.shift")
@@ -84,6 +87,13 @@ class Model:
         y = functional_call(self.whole, named, tuple(inputs[n] for n in self.whole.names), tie_weights=False)
         features = self.taken.features
         return y + values["output.shift"], y if features is None else features
+
+    def last_layer(self) -> tuple[Tensor, Tensor]:
+        """Weight `[K, F]` and bias `[K]` of the last layer as trained. Raises ExportError where it is not linear."""
+        weight = self.constants.get(f"model.{self.head}.weight")
+        if not self.head or weight is None or weight.dim() != 2:
+            raise ExportError("the model has no linear last layer, whose weights the method begins with")
+        return weight, self.constants.get(f"model.{self.head}.bias", torch.zeros(len(weight)))
 
     def source_statistics(self, layer: str, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """For `statistics`: those of the source, as in plain inference."""
@@ -170,7 +180,7 @@ def build(model: nn.Module, marked: Marked, head: str, by_name: bool) -> Model:
             module.forward = _BatchNorm(layer_.name, module, taken)
     if head:
         modules[head].register_forward_pre_hook(_features(taken, marked))
-    return Model(whole, keys, constants, (), tuple(marked.layers), taken, marked.outputs)
+    return Model(whole, keys, constants, (), tuple(marked.layers), taken, marked.outputs, head)
 
 
 def _features(taken: _Taken, marked: Marked) -> Any:
