@@ -7,8 +7,10 @@ they are predicted as; of each set the M of lowest entropy are kept. With unit-l
 
     c_k = sum of the supports of k, made unit-length;    y_k = f . c_k            (equations 3 to 5).
 
-The new samples are among the supports that they are judged by, as in the authors' code. M is 20 here (they choose it
-from 1, 5, 20, 50, 100 and all on source data). Needs a last layer that is linear.
+Our reading, where the paper leaves it open: the new samples are among the supports that they are judged by, supports
+are made unit-length before they are summed, and the last layer's rows are counted to the classes that they are
+predicted as. M is 20 here (they choose it from 1, 5, 20, 50, 100 and all on source data). Needs a last layer that is
+linear.
 """
 
 from __future__ import annotations
@@ -22,17 +24,22 @@ from torch import Tensor
 from trimtab.exporters.steps.losses import entropy
 from trimtab.exporters.steps.method import Method, Metrics, State
 from trimtab.exporters.steps.model import Inputs, Model
+from trimtab.runtime.errors import ExportError
 
 KEPT = 20
 """M: supports of each class."""
+MOST = 2**24
+"""Numbers in all supports together."""
 EMPTY = 1e9
 """The entropy of a place that holds no support."""
 
 
 def init_state(model: Model) -> State:
     weight, bias = model.last_layer()
-    own = weight @ weight.T + bias
     classes, size = weight.shape
+    if classes * KEPT * size > MOST:
+        raise ExportError(f"{classes} classes of {size} features are too many to keep {KEPT} supports of each")
+    own = weight @ weight.T + bias
     supports, entropies = torch.zeros(classes, KEPT, size), torch.full((classes, KEPT), EMPTY)
     for row, predicted in enumerate(own.argmax(1).tolist()):  # as in the authors' code: where its own row is put
         free = int((entropies[predicted] >= EMPTY).nonzero()[0]) if (entropies[predicted] >= EMPTY).any() else KEPT - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 import trimtab.adapters
 from tests.exporters.oracles import literal
-from trimtab.adapters.steps import StepAdapter
+from trimtab.adapters.steps import StepAdapter, read
 from trimtab.exporters import MethodChoice, export
+from trimtab.exporters.parity import patched
 from trimtab.exporters.steps import chance
 from trimtab.runtime.bundle import load_bundle
 
@@ -288,6 +290,19 @@ def test_any_number_of_samples(case: Any) -> None:
     for size in (2, 33, 7):
         [x] = batches(shape, 1, size)
         np.testing.assert_allclose(adapter.step(x), oracle.step(standard(x)).numpy(), rtol=1e-3, atol=1e-3)
+
+
+@having("eata")
+def test_calibration_can_be_patched_in_by_name(case: Any) -> None:
+    _, path, shape = case
+    layout, graph = load_bundle(path).layout, read(path, "tent")
+    theta = load_bundle(path).source.theta.copy()
+    layout.view(theta, "input.x.gain")[:] = 2.0
+    layout.view(theta, "input.x.offset")[:] = 0.5
+    [x] = batches(shape, 1)
+    patched_in = StepAdapter(replace(graph, graph=patched(graph.graph, layout, theta)), {}, threads=1)
+    other = StepAdapter(graph, {}, threads=1)
+    np.testing.assert_allclose(patched_in.step((x - 0.5) / 2.0), other.step(x), rtol=1e-3, atol=1e-4)
 
 
 @having("eata")

@@ -154,6 +154,11 @@ class Cutter(nn.Module):
         return x[x > 0]
 
 
+class Heaviside(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.heaviside(x, torch.zeros(()))
+
+
 class Counter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * int(x.shape[0])
@@ -173,3 +178,17 @@ def test_what_cannot_be_said_names_module_and_operator(layer: nn.Module, words: 
 
     with pytest.raises(ExportError, match=words):
         through_onnx(step, {"x": torch.randn(5, 2, 4, 4)}, layer, 5)
+
+
+def test_what_cannot_be_differentiated_names_module_and_operator() -> None:
+    layer = nn.Sequential(nn.Linear(3, 3), Heaviside(), nn.Linear(3, 3))
+    weight = layer[0].weight.detach()
+
+    def step(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.enable_grad():
+            given = values["weight"].detach().clone().requires_grad_()
+            y = functional_call(layer, {"0.weight": given}, values["x"])
+            return {"d": torch.autograd.grad(y.sum(), given)[0]}
+
+    with pytest.raises(ExportError, match=r"^1 \(Heaviside\): .*heaviside"):
+        through_onnx(step, {"x": torch.randn(5, 3), "weight": weight}, layer, 5)
