@@ -9,9 +9,10 @@ to the truth. Speed: medians of runs that took turns, one thread each, at batch 
 from __future__ import annotations
 
 import copy
+import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,15 @@ from trimtab.exporters.survey import session, survey
 from trimtab.exporters.trace import prepare, trace
 
 STEPS, BATCH = 50, 32
+LOOSER: dict[str, dict[str, float]] = {"eata": {"margin": 0.9, "redundancy": 0.95}, "sar": {"margin": 0.9}}
+"""For parity: models that were trained for a moment are not sure enough of drifted data for the filters' defaults."""
 TARGETS = {"theta": 1e-3, "same": 0.999}
 
 
-def main() -> None:
+def main(kinds: Sequence[str]) -> None:
     parity: list[dict[str, Any]] = []
     speed: list[dict[str, Any]] = []
-    for kind in KINDS:
+    for kind in kinds or KINDS:
         model, clouds = trained(kind)
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -52,7 +55,13 @@ def main() -> None:
             eager = Eager(model, data)
             stream = [clouds.draw(BATCH, drifted=True)[0] for _ in range(STEPS)]
             for name in METHODS:
-                parity.append({"model": kind, "method": name, **compare(load(folder, name, threads=1), eager, stream)})
+                parity.append(
+                    {
+                        "model": kind,
+                        "method": name,
+                        **compare(load(folder, name, threads=1, **LOOSER.get(name, {})), eager, stream),
+                    }
+                )
                 print(parity[-1], flush=True)
             if isinstance(model, (ResNet20, MotionNet)):
                 speed += timed(kind, model, Path(folder), clouds)
@@ -79,15 +88,14 @@ class Eager:
         optimiser = next(iter(method.rates), None)
         model = ready(method, self.base, method.changes, optimiser, self.marked, self.survey, self.sample)
         model = model.bound({n: v.to(dtype) if v.is_floating_point() else v for n, v in model.constants.items()})
-        values = {
-            f"hyper.{n}": torch.tensor(h.default, dtype=dtype) for n, h in hyperparameters(method, optimiser).items()
-        }
+        hyper = {n: h.default for n, h in hyperparameters(method, optimiser).items()} | LOOSER.get(name, {})
+        values = {f"hyper.{n}": torch.tensor(v, dtype=dtype) for n, v in hyper.items()}
 
         def step(x: Tensor, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             with torch.no_grad():
                 return run(method, model, self.marked, {"x": x.to(dtype), **state, **values})
 
-        start = {f"state.{n}": v.to(dtype) for n, v in method.init_state(model).items()}
+        start = {f"state.{n}": v.to(dtype) if v.is_floating_point() else v for n, v in method.init_state(model).items()}
         return start, step
 
 
@@ -185,4 +193,4 @@ def timed(kind: str, model: ResNet20 | MotionNet, folder: Path, clouds: Clouds) 
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

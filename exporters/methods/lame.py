@@ -26,7 +26,7 @@ from torch import Tensor
 
 from trimtab.exporters.steps.losses import entropy
 from trimtab.exporters.steps.method import Hyper, Method, Metrics, State
-from trimtab.exporters.steps.model import Inputs, Model
+from trimtab.exporters.steps.model import Inputs, Model, source_statistics
 
 NEIGHBOURS = 5
 ROUNDS = 100
@@ -37,7 +37,7 @@ def init_state(model: Model) -> State:
 
 
 def step(model: Model, state: State, inputs: Inputs, hyper: Mapping[str, Tensor]) -> tuple[State, Tensor, Metrics]:
-    y, features = model.with_features(model.theta, inputs, model.source_statistics)
+    y, features = model.with_features(model.theta, inputs, source_statistics)
     unary = torch.log(torch.softmax(y, 1) + 1e-10)
     affinity = neighbours(F.normalize(features.flatten(1), dim=1))
     shares = torch.softmax(unary, 1)

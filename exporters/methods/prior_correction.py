@@ -23,7 +23,7 @@ from torch import Tensor
 
 from trimtab.exporters.steps.losses import entropy
 from trimtab.exporters.steps.method import Hyper, Method, Metrics, State
-from trimtab.exporters.steps.model import Inputs, Model
+from trimtab.exporters.steps.model import Inputs, Model, source_statistics
 
 LEAST = 1e-4
 """Least share of a class."""
@@ -34,7 +34,7 @@ def init_state(model: Model) -> State:
 
 
 def step(model: Model, state: State, inputs: Inputs, hyper: Mapping[str, Tensor]) -> tuple[State, Tensor, Metrics]:
-    y = model(model.theta, inputs, model.source_statistics)
+    y = model(model.theta, inputs, source_statistics)
     logs = torch.log_softmax(y, 1)
     source = torch.log(_shares(model.source("prior")))
     r = torch.softmax(logs + torch.log(state["shares"]) - source, 1)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from trimtab.exporters.steps.losses import entropy
 from trimtab.exporters.steps.method import Method, Metrics, State
-from trimtab.exporters.steps.model import Inputs, Model
+from trimtab.exporters.steps.model import Inputs, Model, source_statistics
 from trimtab.runtime.errors import ExportError
 
 KEPT = 20
@@ -48,7 +48,7 @@ def init_state(model: Model) -> State:
 
 
 def step(model: Model, state: State, inputs: Inputs, hyper: Mapping[str, Tensor]) -> tuple[State, Tensor, Metrics]:
-    y, features = model.with_features(model.theta, inputs, model.source_statistics)
+    y, features = model.with_features(model.theta, inputs, source_statistics)
     classes, kept, size = state["supports"].shape
     h = entropy(y)
     of_class = torch.arange(classes)[:, None] == y.argmax(1)[None, :]

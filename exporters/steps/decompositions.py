@@ -215,6 +215,23 @@ def max_pool_backward(
     return flat.scatter_add(1, indices.reshape(-1, rows), grad.reshape(-1, rows)).reshape(x.shape)
 
 
+def native_batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Any:
+    if not training and not any(v is None for v in (weight, bias, mean, var)):
+        return NotImplemented  # as it is: ONNX has it
+    return torch._decomp.decompositions.native_batch_norm_decomposition(
+        x, weight, bias, mean, var, training, momentum, eps
+    )
+
+
 def var_mean(
     x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -268,7 +285,6 @@ def table() -> dict[Any, Callable[..., Any]]:
     found: dict[Any, Callable[..., Any]] = dict(core_aten_decompositions())
     more: dict[Any, Callable[..., Any]] = get_decompositions(
         [
-            aten.native_batch_norm,
             aten._native_batch_norm_legit,
             aten.std.correction,
             aten.addmm,
@@ -291,6 +307,7 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.max_pool2d_with_indices_backward.default: max_pool_backward,
         aten.max_pool3d_with_indices_backward.default: max_pool_backward,
         aten._weight_norm_interface_backward.default: weight_norm_backward,
+        aten.native_batch_norm.default: native_batch_norm,
         aten.native_group_norm.default: native_group_norm,
         aten.var_mean.correction: var_mean,
         aten.var.correction: var,

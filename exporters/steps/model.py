@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -23,6 +24,11 @@ Inputs = Mapping[str, Tensor]
 
 Statistics = Callable[[str, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(layer, its input, source mean [C], source variance [C]) -> mean and variance to normalise by, each [C]."""
+
+
+def source_statistics(layer: str, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """For `statistics`: those of the source, as in plain inference."""
+    return mean, var
 
 
 @dataclass(frozen=True)
@@ -95,10 +101,6 @@ class Model:
             raise ExportError("the model has no linear last layer, whose weights the method begins with")
         return weight, self.constants.get(f"model.{self.head}.bias", torch.zeros(len(weight)))
 
-    def source_statistics(self, layer: str, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-        """For `statistics`: those of the source, as in plain inference."""
-        return mean, var
-
     def standardised(self, inputs: Inputs, marked: Marked) -> dict[str, Tensor]:
         """Inputs in sensor units, as the model takes them: see `runtime.bundle.Input`."""
         out = {}
@@ -151,6 +153,8 @@ class _BatchNorm:
         if statistics is None:
             y: Tensor = batch_norm(x, weight, bias, module.eps)[0]
             return y
+        if statistics is source_statistics:  # ONNX Runtime folds this into the convolution before it
+            return F.batch_norm(x, module.running_mean, module.running_var, weight, bias, False, 0.0, module.eps)
         mean, var = statistics(self.layer, x, module.running_mean, module.running_var)
         scale = weight * torch.rsqrt(var + module.eps)
         shifted: Tensor = scale_shift(x, scale, bias - mean * scale)
