@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,12 @@ import trimtab.adapters
 from tests.exporters.oracles import literal
 from trimtab.adapters.steps import StepAdapter, read
 from trimtab.exporters import MethodChoice, export
+from trimtab.exporters.marked import Marked
 from trimtab.exporters.parity import patched
 from trimtab.exporters.steps import chance
+from trimtab.exporters.steps.model import build, choose
 from trimtab.runtime.bundle import load_bundle
+from trimtab.runtime.errors import ExportError
 
 torch.set_num_threads(1)
 
@@ -365,3 +369,15 @@ def test_a_step_that_gives_no_number_is_refused(case: Any) -> None:
     for x in batches(shape, 30):
         adapter.step(x * 1e6)
     assert np.isfinite(adapter.theta).all()
+
+
+def test_what_may_change_is_checked(case: Any) -> None:
+    model, _, _ = case
+    base = build(model, Marked(onnx.ModelProto(), [], [], 0, 5), "", False)
+    with pytest.raises(ExportError, match="changes: 'weights' is unknown"):
+        choose(base, "weights")
+    with pytest.raises(ExportError, match="no norm with weight and bias; say what may change instead"):
+        choose(base, "affine")
+    one = choose(base, [head_of(model)])
+    assert [p.name for p in one.parts] == [f"model.{head_of(model)}.{part}" for part in ("weight", "bias")]
+    assert one.theta.shape == (sum(p.size for p in one.parts),)
