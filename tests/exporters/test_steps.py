@@ -17,10 +17,16 @@ import trimtab.adapters
 from tests.exporters.oracles import literal
 from trimtab.adapters.steps import StepAdapter, read
 from trimtab.exporters import MethodChoice, export
+from trimtab.exporters.inputs import describe_inputs
 from trimtab.exporters.marked import Marked
+from trimtab.exporters.methods.tent import TENT
 from trimtab.exporters.parity import patched
 from trimtab.exporters.steps import chance
+from trimtab.exporters.steps.compiler import compile_step, hyperparameters
+from trimtab.exporters.steps.export import prove
 from trimtab.exporters.steps.model import build, choose
+from trimtab.exporters.steps.optimisers import OPTIMISERS
+from trimtab.exporters.trace import prepare, trace
 from trimtab.runtime.bundle import load_bundle
 from trimtab.runtime.errors import ExportError
 
@@ -381,3 +387,20 @@ def test_what_may_change_is_checked(case: Any) -> None:
     one = choose(base, [head_of(model)])
     assert [p.name for p in one.parts] == [f"model.{head_of(model)}.{part}" for part in ("weight", "bias")]
     assert one.theta.shape == (sum(p.size for p in one.parts),)
+
+
+def test_the_proof_can_fail() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3))
+    copied, notes = prepare(net)
+    inputs = describe_inputs({"x": [4]}, set(), channels=(), mean=(), std=(), calibration=None)
+    marked, head = trace(copied, [torch.zeros(2, 4)], inputs, by_name=False, head=None, frozen=(), notes=notes)
+    model = replace(choose(build(copied, marked, head, False), "affine"), optimiser=OPTIMISERS["adam"])
+    hyper = hyperparameters(TENT, "adam")
+    compiled = compile_step(TENT, model, marked, {"x": torch.zeros(2, 4)}, hyper)
+    samples = {"x": batches((4,), 1)[0]}
+    right = prove("tent", TENT, compiled, model, marked, hyper, samples)
+    assert max(c.difference for c in right) < 1e-5
+    other = model.bound({n: v * 1.01 if n == "model.2.weight" else v for n, v in model.constants.items()})
+    with pytest.raises(ExportError, match=r"after some steps y of the step graph is wrong by .* more than in PyTorch"):
+        prove("tent", TENT, compiled, other, marked, hyper, samples)
