@@ -66,7 +66,8 @@ def main(kinds: Sequence[str]) -> None:
             if isinstance(model, (ResNet20, MotionNet)):
                 speed += timed(kind, model, Path(folder), clouds)
     write("steps", parity, targets=TARGETS, steps=STEPS, batch=BATCH)
-    write("steps_speed", speed)
+    if speed:
+        write("steps_speed", speed)
 
 
 class Eager:
@@ -126,7 +127,7 @@ class PlainTent:
     """Tent, and with `filtered` EATA's filter and weights, as their authors write them: modules, hooks, an
     optimiser."""
 
-    def __init__(self, model: nn.Module, filtered: bool, fisher: Tensor | None = None) -> None:
+    def __init__(self, model: nn.Module, filtered: bool) -> None:
         self.model = model
         self.parameters = []
         model.requires_grad_(False)
