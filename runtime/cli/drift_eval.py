@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from trimtab.drift.calibration import fits
-from trimtab.drift.catalogue import build, describe
+from trimtab.drift.catalogue import ENOUGH, build, describe
 from trimtab.drift.evaluation import Labelled, Make, Score
 from trimtab.drift.evaluation import score as score_of
 from trimtab.drift.streams import SHORTEST, STREAMS, draw
@@ -56,7 +56,7 @@ WIDTHS = (20, 7, 8, 9, 9, 21, 5, 7)
 @click.option("--length", type=click.IntRange(SHORTEST), default=4000, show_default=True, help="Values of a stream.")
 @click.option(
     "--reference", type=click.IntRange(0), default=0, show_default=True,
-    help="First values of each stream that detectors are calibrated by, and not tried on.",
+    help=f"First values of each stream that detectors are calibrated by, not tried on: {ENOUGH} or more, 0 for none.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the streams.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -87,6 +87,8 @@ def evaluate(
     """
     if (recording is None) != (changes is None):
         raise click.UsageError("--recording and --changes go together")
+    if 0 < reference < ENOUGH:
+        raise click.UsageError(f"--reference {reference} is too short to calibrate by; give {ENOUGH} or more, or 0")
     if plot is not None:
         require_drawing(plot)
     names = tuple(dict.fromkeys(names or DETECTORS))
@@ -100,6 +102,11 @@ def evaluate(
         raise ConfigError(str(error)) from None
     if recording is not None and changes is not None:
         drawn[recording.name] = [_labelled(recording, column, changes)]
+    for kind, streams in drawn.items():
+        if any(reference >= min([len(s.values), *(c + 1 for c in s.changes)]) for s in streams):
+            raise ConfigError(
+                f"stream {kind} changes or ends within the {reference} values that --reference takes; take fewer"
+            )
     scores: list[Score] = []
     for kind, streams in drawn.items():
         if not as_json:
@@ -112,10 +119,7 @@ def evaluate(
                     limit = "from 0 to 1" if describe(name).values == "0..1" else "from 0 up"
                     click.echo(f"  {name:<{WIDTHS[0]}}  left out: it takes values {limit}")
                 continue
-            try:
-                found = score_of(name, kind, make, streams, margin=margin, reference=reference)
-            except ValueError as error:
-                raise ConfigError(str(error)) from None
+            found = score_of(name, kind, make, streams, margin=margin, reference=reference)
             scores.append(found)
             if not as_json:
                 click.echo("  " + _line(_cells(found)))
@@ -146,13 +150,17 @@ def _maker(name: str, every: float) -> Make:
 
 def _labelled(recording: Path, column: str, changes: str) -> Labelled:
     values = column_of(recording, column)
-    file = Path(changes)
-    texts = file.read_text(encoding="utf-8").split() if changes and file.is_file() else changes.split(",")
     try:
-        return Labelled(values, tuple(int(text) for text in texts if text.strip()))
+        # A list is no name of a file, and may be too long to be asked for as one.
+        listed = not changes.strip("0123456789, ")
+        text = changes if listed else Path(changes).read_text(encoding="utf-8")
+        rows = tuple(int(number) for number in text.replace(",", " ").split())
+    except (OSError, ValueError):
+        raise RecordingError(f"--changes {changes} is neither row numbers nor a file of them, one a line") from None
+    try:
+        return Labelled(values, rows)
     except ValueError as error:
-        reason = str(error) if str(error).startswith("changes") else f"{changes!r} is neither a file nor row numbers"
-        raise RecordingError(f"{recording}: {reason}") from None
+        raise RecordingError(f"{recording}: {error}") from None
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -105,7 +105,10 @@ def test_without_matplotlib_the_picture_is_refused_before_anything_is_run(
     [
         (["--detector", "psychic"], "detector 'psychic' is unknown; choose"),
         (["--every", "1"], "give a number from 10 to 1e"),
-        (["--stream", "abrupt", "--reference", "900", "--detector", "sprt", *FAST], "within the 900 values taken as"),
+        (
+            ["--stream", "abrupt", "--reference", "900", "--detector", "sprt", *FAST],
+            "within the 900 values that --reference takes",
+        ),
         (["--stream", "stable", "--detector", "ewma", *FAST, "--plot", "x.png"], "x.png: no stream changes"),
     ],
 )
@@ -118,7 +121,8 @@ def test_a_mistake_in_an_evaluation_is_one_sentence(arguments: list[str], senten
 @pytest.mark.parametrize(
     ("changes", "column", "sentence"),
     [
-        ("soon", "pressure", "'soon' is neither a file nor row numbers"),
+        ("soon", "pressure", "--changes soon is neither row numbers nor a file of them"),
+        ("600," * 100 + "700", "pressure", "changes must be rising places in a stream of 1000 values"),
         ("5000", "pressure", "changes must be rising places in a stream of 1000 values, counted from 0, not 5000"),
         ("600", "flow", "has no column 'flow'; it has pressure"),
     ],
@@ -133,6 +137,23 @@ def test_a_recording_needs_its_changes(tmp_path: Path) -> None:
     result = run("eval", "--recording", recording(tmp_path))
     assert result.exit_code == 2
     assert "--recording and --changes go together" in result.output
+
+
+def test_a_reference_that_no_detector_would_use_is_refused() -> None:
+    result = run("eval", "--reference", "100")
+    assert result.exit_code == 2
+    assert "--reference 100 is too short to calibrate by; give 200 or more, or 0" in result.output
+
+
+def test_the_reference_calibrates_and_is_not_counted() -> None:
+    result = run("eval", "--detector", "sprt", "--stream", "autocorrelated", "--length", "2000", "--json")
+    plain = json.loads(result.output)["scores"][0]
+    result = run(
+        "eval", "--detector", "sprt", "--stream", "autocorrelated", "--length", "2000", "--json", "--reference", "500"
+    )
+    calibrated = json.loads(result.output)["scores"][0]
+    assert (plain["values"], calibrated["values"]) == (20000, 15000)
+    assert calibrated["false"] < plain["false"] / 4
 
 
 def test_a_calibration_is_said_and_written_with_where_it_comes_from(tmp_path: Path) -> None:
