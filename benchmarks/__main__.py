@@ -18,6 +18,7 @@ NAMES = (
     "watch",
     "gas",
     "generality",
+    "steps",
     "mqtt",
     "kill",
     "mistakes",

@@ -139,7 +139,7 @@ def independent(streams: int, every: float = 1000.0, length: int = 1500) -> list
             delays = []
             for _ in range(4 if name in SLOW else 30):
                 detector = build(name, every=every)
-                alarms(detector, rng.standard_normal(300))
+                alarms(detector, rng.standard_normal(500))
                 delays.append(delay(detector, rng.standard_normal(1000) + shift))
             row[f"delay {shift:g} sd"] = finite(median(delays))
         rows.append(row | {"us per update": 1e6 * times[name] / len(values)})

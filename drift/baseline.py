@@ -146,7 +146,18 @@ class Baseline:
             joining = limit
         elif joining < -limit:
             joining = -limit
-        self._join(joining)
+        # Beyond `memory`, old values fade.
+        memory = self._memory
+        mean_count += 1.0
+        var_count += 1.0
+        step = joining / mean_count
+        self._mean = mean + step
+        self._squares += joining * (joining - step)
+        self._mean_count = mean_count if mean_count < memory else memory
+        if var_count > memory:
+            self._squares *= memory / var_count
+            var_count = memory
+        self._var_count = var_count
         if deviation < 0:
             z = -z
         if self.known is not None:
@@ -166,20 +177,6 @@ class Baseline:
         own = BLOCK * self._block_squares / self._blocks
         # Less one deviation of the estimate, which is that of a mean of so many chi-squared values.
         self.excess = max(1.0, own / self.correlation / (1.0 + math.sqrt(2.0 / self._blocks)))
-
-    def _join(self, deviation: float) -> None:
-        """Welford's update by a value that lies `deviation` from the mean; beyond `memory`, old values fade."""
-        memory = self._memory
-        mean_count = self._mean_count + 1.0
-        var_count = self._var_count + 1.0
-        step = deviation / mean_count
-        self._mean += step
-        self._squares += deviation * (deviation - step)
-        self._mean_count = mean_count if mean_count < memory else memory
-        if var_count > memory:
-            self._squares *= memory / var_count
-            var_count = memory
-        self._var_count = var_count
 
     def _learn(self, values: list[float]) -> None:
         """A baseline from the warm-up, whose outliers (by the median of absolute deviations) are pulled in."""

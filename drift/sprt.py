@@ -92,19 +92,22 @@ class Sprt:
         if z is None:
             return self._unchanged()
         alarm = False
-        best, nearest = -1.0, 0
+        best, nearest = 0.0, 0
         sums, excess = self._sums, self._baseline.excess
         for i, (sign, d, bound, height) in enumerate(self._charts):
             score = sign * z
+            total = sums[i]
+            if total == 0.0 and score <= 0.5 * d:
+                continue  # the usual case: this runs for every signal of every window
             if score > bound:
                 score = bound
             elif score < -bound:
                 score = -bound
-            total = sums[i] + d * (score - 0.5 * d)
-            height *= excess
+            total += d * (score - 0.5 * d)
             if total > 0:
                 sums[i] = total
                 self._lengths[i] += 1
+                height *= excess
                 share = total / height
                 if share > best:
                     best, nearest = share, i
@@ -113,8 +116,6 @@ class Sprt:
             else:
                 sums[i] = 0.0
                 self._lengths[i] = 0
-                if best < 0:
-                    best, nearest = 0.0, i
         onset = self._lengths[nearest] - 1 if alarm else None
         finding = Finding(alarm, sums[nearest], self._charts[nearest][3] * excess, onset)
         if alarm:

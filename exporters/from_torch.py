@@ -16,7 +16,7 @@ from trimtab.exporters.inputs import DEFAULT, Calibrations, PerInput, describe_i
 from trimtab.exporters.onnx_file import logits
 from trimtab.exporters.parity import TOLERANCE
 from trimtab.exporters.reference import Reference
-from trimtab.exporters.steps.export import MethodChoice, build_steps
+from trimtab.exporters.steps.export import MethodChoice, build_steps, settle
 from trimtab.exporters.steps.source import Sample
 from trimtab.exporters.survey import Batch, survey
 from trimtab.exporters.trace import prepare, to_tensor, trace
@@ -94,6 +94,9 @@ def export(
     """
     if bool(classes) == bool(targets):
         raise ExportError("give either classes (classification) or targets (regression)")
+    settled = settle(methods)
+    if settled and not classes:
+        raise ExportError("methods: they learn from predicted classes; a regression has none")
     copied, notes = prepare(model)
     by_name = isinstance(example_inputs, Mapping)
     examples = _named_examples(model, example_inputs)
@@ -118,12 +121,10 @@ def export(
     if classes and logits(marked.model) != marked.model.graph.output[0].name:
         raise ExportError("the model ends in a Softmax; a bundle's outputs are logits: leave the Softmax out")
     task = check_names(marked, classes, targets, window)
-    if methods and not classes:
-        raise ExportError("methods: they learn from predicted classes; a regression has none")
     graphs = lower_all(marked)
     sample = Sample(marked)
-    surveyed = survey(graphs["observe"], marked, task, sample.passing(source_batches) if methods else source_batches)
-    steps = build_steps(methods, copied, marked, found, by_name, tensors, surveyed.source, sample, surveyed.samples)
+    surveyed = survey(graphs["observe"], marked, task, sample.passing(source_batches) if settled else source_batches)
+    steps = build_steps(settled, copied, marked, found, by_name, tensors, surveyed.source, sample, surveyed.samples)
     return assemble(
         marked,
         graphs,

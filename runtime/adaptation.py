@@ -54,6 +54,8 @@ class Gathered:
         self.held = BalancedMemory(config.guard.holdout, classes)
         self.recent: deque[dict[str, float]] = deque(maxlen=config.minimum)
         self.seen = 0
+        self.doubted = False
+        """Whether an alarm came on probation, after a vector was adapted to these windows."""
 
     def add(self, sample: Sample, predicted: int) -> None:
         held = (self.seen // HOLDOUT_RUN) % 4 == 3
@@ -97,8 +99,18 @@ class Adaptation:
     # -- what the pipeline reports ----------------------------------------------------------------------------------
 
     def alarmed(self, alarm: Alarm, sample: Sample) -> list[Event]:
-        """The monitor raised an alarm at `sample`: start gathering, whatever was going on."""
-        self._gather(sample.sequence)
+        """The monitor raised an alarm at `sample`: start gathering.
+
+        On probation the first alarm says rather that the new vector is not right yet than that another drift came: what
+        was gathered since the drift goes on to count. After a second, nothing is sure.
+        """
+        if self.state == "probation" and self._gathered is not None and not self._gathered.doubted:
+            self._gathered.doubted = True
+            self._job = None
+            self._wait = self.plan.config.retry
+            self._next = sample.sequence + self._wait
+        else:
+            self._gather(sample.sequence)
         event = Event(
             f"drift/{self.stream}",
             {

@@ -15,12 +15,12 @@ where F is the Fisher diagonal (equation 9) that the exporter computes from sour
 Then m <- 0.9 m + 0.1 mean_kept(p); the first kept batch sets it. Where no sample is kept nothing changes: neither
 theta nor the optimiser's memory.
 
-Where paper and code differ, the code was taken: K is the number of kept samples (the paper averages over all), and
-the cosine is taken by its absolute value nowhere in the paper.
+Where paper and authors' code differ, the code was taken: K is the number of kept samples (the paper averages over
+all), and the cosine counts by its absolute value.
 
-Defaults, from the authors' code: SGD with momentum 0.9 at 2.5e-4, alpha 2000, d 0.05 (ImageNet); for CIFAR-10 they give
-lr 5e-3, alpha 1, d 0.4. For C classes the margin d is the ImageNet one from 100 classes on, else that of CIFAR:
-probabilities of few classes are never so far apart as 0.05 asks for.
+Defaults, from the authors' code: SGD with momentum 0.9 at 2.5e-4 (ImageNet). alpha and d are those for CIFAR-10, 1 and
+0.4; for ImageNet they give 2000 and 0.05, which with few classes would keep next to nothing: probabilities of ten
+classes are seldom so far apart.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ With H the entropy, E0 = 0.4 ln C and theta the weights and biases of all norms 
 4. e <- 0.9 e + 0.1 (the mean H(y') of step 3; the first one sets e); where e < 0.2, theta and the optimiser's memory
    go back to the start, and e is forgotten (section 4.3).
 
-`y` is the model at theta, before the update. Where no sample is left in step 1 or 2 the mean is over nothing: theta and
-e stay. (The authors' code gives NaN there and passes the update on to the optimiser.)
+`y` is the model at theta, before the update. Where no sample is left in step 1 or 2 the mean is over nothing: theta,
+the optimiser's memory and e stay.
 
 The authors leave the last block's norms as they are (layer4 of a ResNet-50, 10 of its 53 norms; of a ViT the last three
 blocks and the last norm); for any model we take the last fifth of its norms, rounded down. Defaults: SGD with

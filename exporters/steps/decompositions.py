@@ -152,18 +152,30 @@ def _avg_pool_backward(
     divisor_override: int | None,
 ) -> Tensor:
     """Each window gives every value in it the same share."""
-    if ceil_mode or (any(padding) and not count_include_pad and divisor_override is None):
-        raise NotImplementedError("average pooling with ceil_mode, or that does not count its padding")
     kernel = _spread(kernel, rank)
     stride, padding = _spread(stride or kernel, rank), _spread(padding, rank)
-    channels, size, out = x.shape[-rank - 1], list(x.shape[-rank:]), list(grad.shape[-rank:])
-    share = grad.reshape(-1, 1, *out) / (divisor_override or prod(kernel))
-    left = [size[i] - ((out[i] - 1) * stride[i] - 2 * padding[i] + kernel[i]) for i in range(rank)]
-    ones = torch.ones(1, 1, *kernel, dtype=grad.dtype, device=grad.device)
-    fitting = [min(n, s - 1) for n, s in zip(left, stride, strict=True)]
-    dx = convolve(share, ones, None, stride, padding, [1] * rank, True, fitting, 1)
-    ends = [edge for n, f in zip(reversed(left), reversed(fitting), strict=True) for edge in (0, n - f)]
-    return F.pad(dx, ends).reshape(-1, channels, *size) if any(ends) else dx.reshape(x.shape)
+    size, out = list(x.shape[-rank:]), list(grad.shape[-rank:])
+    shares = torch.ones([1] * rank, dtype=grad.dtype)
+    for axis in range(rank):
+        counts = _counts(size[axis], out[axis], kernel[axis], stride[axis], padding[axis], count_include_pad)
+        shares = shares / torch.tensor(counts, dtype=grad.dtype).reshape([-1 if a == axis else 1 for a in range(rank)])
+    share = grad / divisor_override if divisor_override else grad * shares
+    ones = torch.ones(1, 1, *kernel, dtype=grad.dtype)
+    dx = convolve(share.reshape(-1, 1, *out), ones, None, stride, [0] * rank, [1] * rank, True, [0] * rank, 1)
+    # The padding is cut, and what a last window reaches beyond the end (ceil_mode); what none reaches gets nothing.
+    after = [size[i] + padding[i] - (out[i] - 1) * stride[i] - kernel[i] for i in range(rank)]
+    ends = [edge for p, a in zip(reversed(padding), reversed(after), strict=True) for edge in (-p, a)]
+    return F.pad(dx, ends).reshape(x.shape) if any(ends) else dx.reshape(x.shape)
+
+
+def _counts(size: int, out: int, kernel: int, stride: int, padding: int, padded: bool) -> list[int]:
+    """By what each window's sum along one axis is divided."""
+    found = []
+    for i in range(out):
+        start = i * stride - padding
+        end = min(start + kernel, size + padding)
+        found.append(end - start if padded else min(end, size) - max(start, 0))
+    return found
 
 
 def adaptive_matrix(before: int, after: int, like: Tensor) -> Tensor:
@@ -203,6 +215,23 @@ def max_pool_backward(
     return flat.scatter_add(1, indices.reshape(-1, rows), grad.reshape(-1, rows)).reshape(x.shape)
 
 
+def native_batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Any:
+    if not training and not any(v is None for v in (weight, bias, mean, var)):
+        return NotImplemented  # as it is: ONNX has it
+    return torch._decomp.decompositions.native_batch_norm_decomposition(
+        x, weight, bias, mean, var, training, momentum, eps
+    )
+
+
 def var_mean(
     x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -231,6 +260,14 @@ def native_group_norm(
     return y, mean.squeeze(2), inverse.squeeze(2)
 
 
+def weight_norm_backward(grad: Tensor, v: Tensor, g: Tensor, norms: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Of w = g v / |v| (Salimans and Kingma 2016, equation 3), with respect to v and g; |v| over all axes but `dim`."""
+    axes = [a for a in range(v.dim()) if a != dim % v.dim()]
+    norms = norms.reshape(g.shape).to(v.dtype)
+    along_v = (grad * v).sum(axes, keepdim=True) / norms
+    return g / norms * (grad - v * along_v / norms), along_v
+
+
 def threshold_backward(grad: Tensor, result: Tensor, threshold: float) -> Tensor:
     return grad * (result > threshold).to(grad.dtype)
 
@@ -248,7 +285,6 @@ def table() -> dict[Any, Callable[..., Any]]:
     found: dict[Any, Callable[..., Any]] = dict(core_aten_decompositions())
     more: dict[Any, Callable[..., Any]] = get_decompositions(
         [
-            aten.native_batch_norm,
             aten._native_batch_norm_legit,
             aten.std.correction,
             aten.addmm,
@@ -270,6 +306,8 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten._adaptive_avg_pool2d_backward.default: adaptive_avg_pool2d_backward,
         aten.max_pool2d_with_indices_backward.default: max_pool_backward,
         aten.max_pool3d_with_indices_backward.default: max_pool_backward,
+        aten._weight_norm_interface_backward.default: weight_norm_backward,
+        aten.native_batch_norm.default: native_batch_norm,
         aten.native_group_norm.default: native_group_norm,
         aten.var_mean.correction: var_mean,
         aten.var.correction: var,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -23,6 +24,11 @@ Inputs = Mapping[str, Tensor]
 
 Statistics = Callable[[str, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(layer, its input, source mean [C], source variance [C]) -> mean and variance to normalise by, each [C]."""
+
+
+def source_statistics(layer: str, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """For `statistics`: those of the source, as in plain inference."""
+    return mean, var
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Model:
     layers: tuple[Layer, ...]
     taken: _Taken
     classes: int
+    head: str = ""
+    """Dotted name of the last layer; "" where none was found."""
     optimiser: Optimiser = STILL
 
     @property
@@ -76,7 +84,8 @@ class Model:
     ) -> tuple[Tensor, Tensor]:
         """Logits `[N, K]`, and the features `[N, F]` before the last layer."""
         values = dict(self.constants)
-        for part, value in zip(self.parts, torch.split(theta, [p.size for p in self.parts]), strict=True):
+        pieces = torch.split(theta, [p.size for p in self.parts]) if self.parts else ()
+        for part, value in zip(self.parts, pieces, strict=True):
             values[part.name] = value.reshape(part.shape)
         self.taken.statistics, self.taken.features = statistics, None
         self.taken.shift = values.get("feature.shift")
@@ -85,9 +94,12 @@ class Model:
         features = self.taken.features
         return y + values["output.shift"], y if features is None else features
 
-    def source_statistics(self, layer: str, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-        """For `statistics`: those of the source, as in plain inference."""
-        return mean, var
+    def last_layer(self) -> tuple[Tensor, Tensor]:
+        """Weight `[K, F]` and bias `[K]` of the last layer as trained. Raises ExportError where it is not linear."""
+        weight = self.constants.get(f"model.{self.head}.weight")
+        if not self.head or weight is None or weight.dim() != 2:
+            raise ExportError("the model has no linear last layer, whose weights the method begins with")
+        return weight, self.constants.get(f"model.{self.head}.bias", torch.zeros(len(weight)))
 
     def standardised(self, inputs: Inputs, marked: Marked) -> dict[str, Tensor]:
         """Inputs in sensor units, as the model takes them: see `runtime.bundle.Input`."""
@@ -141,6 +153,8 @@ class _BatchNorm:
         if statistics is None:
             y: Tensor = batch_norm(x, weight, bias, module.eps)[0]
             return y
+        if statistics is source_statistics:  # ONNX Runtime folds this into the convolution before it
+            return F.batch_norm(x, module.running_mean, module.running_var, weight, bias, False, 0.0, module.eps)
         mean, var = statistics(self.layer, x, module.running_mean, module.running_var)
         scale = weight * torch.rsqrt(var + module.eps)
         shifted: Tensor = scale_shift(x, scale, bias - mean * scale)
@@ -170,7 +184,7 @@ def build(model: nn.Module, marked: Marked, head: str, by_name: bool) -> Model:
             module.forward = _BatchNorm(layer_.name, module, taken)
     if head:
         modules[head].register_forward_pre_hook(_features(taken, marked))
-    return Model(whole, keys, constants, (), tuple(marked.layers), taken, marked.outputs)
+    return Model(whole, keys, constants, (), tuple(marked.layers), taken, marked.outputs, head)
 
 
 def _features(taken: _Taken, marked: Marked) -> Any:

@@ -643,6 +643,16 @@ def _scale_shift(t: Translation, node: Node) -> Any:
     return t.emit("BatchNormalization", x, scale, shift, zero, rest, epsilon=EPSILON)
 
 
+@lowers("aten.native_batch_norm.default", "aten._native_batch_norm_legit_no_training.default")
+def _source_batch_norm(t: Translation, node: Node) -> Any:
+    """Of given statistics; those of a batch are taken apart before (see `primitives`)."""
+    x, weight, bias, mean, var = node.args[:5]
+    if "legit" not in str(node.target) and node.args[5]:
+        raise t.refusal("normalises by the batch in a way of its own")
+    inputs = [t.name(v) for v in (x, weight, bias, mean, var)]
+    return [t.emit("BatchNormalization", *inputs, epsilon=float(node.args[-1]))]
+
+
 @lowers("aten.native_layer_norm.default")
 def _layer_norm(t: Translation, node: Node) -> Any:
     x, shape, weight, bias, eps = node.args

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,7 @@ def record(step: Traced, values: Values, batched: set[str], root: nn.Module) -> 
     except ExportError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError, NotImplementedError) as error:
-        raise ExportError(f"{places.where()}: cannot be made a step graph: {first_line(error)}") from error
+        raise ExportError(f"{places.of(error)}: cannot be made a step graph: {first_line(error)}") from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -137,8 +138,12 @@ class _Places:
             hooks.append(module.register_forward_hook(self._leave(), always_call=True))
         return hooks
 
-    def where(self) -> str:
-        return self.last or "the step"
+    def of(self, error: Exception) -> str:
+        """Where an error comes from: the last use of the operator that it names, as errors of the backward pass do,
+        else the last module that ran."""
+        named = re.search(r"derivative for '?aten::(\w+)", str(error))
+        users = [p for n, p in self.found.items() if named and re.fullmatch(rf"{named[1]}(_\d+)?", n) and p]
+        return users[-1] if users else self.last or "the step"
 
     def of_all(self, graph: fx.Graph) -> dict[fx.Node, str]:
         """Nodes of the backward pass have none of their own: they belong where their newest placed input does."""

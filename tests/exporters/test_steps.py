@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
 import trimtab.adapters
 from tests.exporters.oracles import literal
-from trimtab.adapters.steps import StepAdapter
+from trimtab.adapters.steps import StepAdapter, read
 from trimtab.exporters import MethodChoice, export
+from trimtab.exporters.inputs import describe_inputs
+from trimtab.exporters.marked import Marked
+from trimtab.exporters.methods.tent import TENT
+from trimtab.exporters.parity import patched
+from trimtab.exporters.steps import chance
+from trimtab.exporters.steps.compiler import compile_step, hyperparameters
+from trimtab.exporters.steps.export import prove
+from trimtab.exporters.steps.model import build, choose
+from trimtab.exporters.steps.optimisers import OPTIMISERS
+from trimtab.exporters.trace import prepare, trace
+from trimtab.runtime.bundle import load_bundle
+from trimtab.runtime.errors import ExportError
 
 torch.set_num_threads(1)
 
@@ -79,7 +93,19 @@ class Signals(nn.Module):
         return self.head(self.pool(torch.tanh(self.norm(self.body(x)))).flatten(1))
 
 
-MODELS = {"residual": Residual, "attention": Attention, "signals": Signals}
+MODELS: dict[str, tuple[type[nn.Module], list[Any]]] = {
+    "residual": (Residual, ["eata", "sar", "cafa", "prior_correction"]),
+    "attention": (Attention, ["eata", "cafa", "lame"]),
+    "signals": (Signals, ["sar", "t3a", MethodChoice("cotta", optimiser="sgd")]),
+}
+"""Each with the methods that are tried on it, beside Tent: an export takes seconds."""
+
+
+def having(method: str) -> pytest.MarkDecorator:
+    models = [m for m, (_, names) in MODELS.items() if method in [getattr(n, "method", n) for n in names]]
+    return pytest.mark.parametrize("case", models, indirect=True)
+
+
 MEAN, STD = 2.0, 3.0
 
 
@@ -96,7 +122,8 @@ def standard(x: np.ndarray) -> Tensor:
 @pytest.fixture(scope="session", params=MODELS)
 def case(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path, tuple[int, ...]]:
     torch.manual_seed(1)
-    model = MODELS[request.param]()
+    kind, methods = MODELS[request.param]
+    model: Any = kind()
     for name, value in model.named_parameters():
         if value.dim() == 1:
             nn.init.uniform_(value, 0.5, 1.5) if "weight" in name else nn.init.uniform_(value, -0.3, 0.3)
@@ -117,7 +144,7 @@ def case(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Mod
             classes=list("abcde"),
             mean=[MEAN] * shape[0],
             std=[STD] * shape[0],
-            methods=["tent", "eata", "sar", MethodChoice("tent", "everything", "all", "sgd")],
+            methods=["tent", MethodChoice("tent", "everything", "all", "sgd"), *methods],
         )
     return model, path, shape
 
@@ -146,6 +173,7 @@ def test_tent(case: Any) -> None:
     assert moved(adapter)
 
 
+@having("eata")
 def test_eata(case: Any) -> None:
     model, path, shape = case
     seen = [standard(x) for x in batches(shape, 4, seed=5)]
@@ -157,6 +185,7 @@ def test_eata(case: Any) -> None:
     assert moved(adapter)
 
 
+@having("sar")
 def test_sar_with_resets(case: Any) -> None:
     model, path, shape = case
     adapter = trimtab.adapters.load(path, "sar", lr=0.05, margin=0.6, reset=0.4, threads=1)
@@ -165,6 +194,89 @@ def test_sar_with_resets(case: Any) -> None:
     metrics = compare(adapter, oracle, batches(shape, 8))
     assert any(0 < m["kept"] < 1 for m in metrics), metrics
     assert sum(m["reset"] for m in metrics) == oracle.resets
+
+
+def head_of(model: nn.Module) -> str:
+    return "fc" if hasattr(model, "fc") else "head"
+
+
+@having("cafa")
+def test_cafa(case: Any) -> None:
+    model, path, shape = case
+    source = load_bundle(path).source
+    tied = np.einsum("k,kij->ij", source.class_prior, source.class_feature_cov)
+    tied = 0.9 * tied + 0.1 * np.trace(tied) / len(tied) * np.eye(len(tied))
+    means = {k: torch.from_numpy(source.class_feature_mean[k]) for k in np.flatnonzero(source.class_prior).tolist()}
+    oracle = literal.Cafa(model, head_of(model), means, torch.from_numpy(tied), 0.01)
+    adapter = trimtab.adapters.load(path, "cafa", lr=0.01, threads=1)
+    compare(adapter, oracle, batches(shape, 5))
+    assert moved(adapter)
+
+
+@having("cotta")
+@pytest.mark.parametrize("confidence", [0.0, 1.0])
+def test_cotta(case: Any, confidence: float) -> None:
+    model, path, shape = case
+    given = {"lr": 0.01, "confidence": confidence, "smoothing": 0.9, "restore": 0.1}
+    adapter = trimtab.adapters.load(path, "cotta", threads=1, **given)
+    compare(adapter, literal.Cotta(model, **given), batches(shape, 5))
+    # A student that is its teacher's equal learns nothing from what it sees as well.
+    assert moved(adapter) == (confidence == 1.0)
+
+
+def test_chance_is_even_and_independent() -> None:
+    many = torch.stack([chance.uniform(2000, torch.tensor(c), p) for c in range(5) for p in range(5)])
+    assert many.min() >= 0.0
+    assert many.max() < 1.0
+    counts = torch.histc(many, 20, 0, 1)
+    expected = many.numel() / 20
+    assert float(((counts - expected) ** 2 / expected).sum()) < 50  # chi square of 19 degrees: 1 in 10,000
+    apart = torch.corrcoef(many) - torch.eye(25)
+    assert float(apart.abs().max()) < 0.12
+    lagged = [float(torch.corrcoef(torch.stack([row[:-1], row[1:]]))[0, 1]) for row in many]
+    assert max(map(abs, lagged)) < 0.1
+    drawn = chance.normal(20000, torch.tensor(3))
+    assert float(drawn.mean()) == pytest.approx(0.0, abs=0.03)
+    assert float(drawn.std()) == pytest.approx(1.0, abs=0.03)
+    np.testing.assert_array_equal(many[7].numpy(), literal.draws(2000, 1, 2).astype(np.float32))
+
+
+@having("lame")
+@pytest.mark.parametrize("size", [16, 4])
+def test_lame(case: Any, size: int) -> None:
+    model, path, shape = case
+    adapter = trimtab.adapters.load(path, "lame", threads=1)
+    for x in batches(shape, 2, size):
+        wanted = literal.lame(*literal.plain(model, head_of(model), standard(x)))
+        np.testing.assert_allclose(np.exp(adapter.step(x)), wanted, atol=1e-4)
+    assert adapter.theta.shape == (0,)
+    assert adapter.state() == {}
+
+
+@having("t3a")
+def test_t3a(case: Any) -> None:
+    model, path, shape = case
+    layer = model.get_submodule(head_of(model))
+    oracle = literal.T3a(*(v.detach().double().numpy() for v in (layer.weight, layer.bias)))
+    adapter = trimtab.adapters.load(path, "t3a", threads=1)
+    for x in batches(shape, 6):
+        p, features = literal.plain(model, head_of(model), standard(x))
+        np.testing.assert_allclose(adapter.step(x), oracle.step(p, features), rtol=1e-3, atol=1e-3)
+    assert adapter.metrics["supports"] == sum(len(s) for s in oracle.sets)
+
+
+@having("prior_correction")
+def test_prior_correction(case: Any) -> None:
+    model, path, shape = case
+    source = np.maximum(load_bundle(path).source.class_prior, 1e-4)
+    source /= source.sum()
+    shares = source
+    adapter = trimtab.adapters.load(path, "prior_correction", rate=0.3, threads=1)
+    for x in batches(shape, 5):
+        p, _ = literal.plain(model, head_of(model), standard(x))
+        wanted, shares = literal.saerens(p, source, shares, 0.3)
+        np.testing.assert_allclose(np.exp(adapter.step(x)), wanted, atol=1e-4)
+    np.testing.assert_allclose(adapter.state()["shares"], shares, atol=1e-4)
 
 
 def test_all_weights_move(case: Any) -> None:
@@ -190,6 +302,20 @@ def test_any_number_of_samples(case: Any) -> None:
         np.testing.assert_allclose(adapter.step(x), oracle.step(standard(x)).numpy(), rtol=1e-3, atol=1e-3)
 
 
+@having("eata")
+def test_calibration_can_be_patched_in_by_name(case: Any) -> None:
+    _, path, shape = case
+    layout, graph = load_bundle(path).layout, read(path, "tent")
+    theta = load_bundle(path).source.theta.copy()
+    layout.view(theta, "input.x.gain")[:] = 2.0
+    layout.view(theta, "input.x.offset")[:] = 0.5
+    [x] = batches(shape, 1)
+    patched_in = StepAdapter(replace(graph, graph=patched(graph.graph, layout, theta)), {}, threads=1)
+    other = StepAdapter(graph, {}, threads=1)
+    np.testing.assert_allclose(patched_in.step((x - 0.5) / 2.0), other.step(x), rtol=1e-3, atol=1e-4)
+
+
+@having("eata")
 def test_state_restores_bit_for_bit(case: Any) -> None:
     _, path, shape = case
     adapter = trimtab.adapters.load(path, "eata", lr=0.02, margin=0.7, redundancy=0.6, threads=1)
@@ -203,6 +329,7 @@ def test_state_restores_bit_for_bit(case: Any) -> None:
     assert all(np.array_equal(a, adapter.step(x)) for a, x in zip(first, xs[1:], strict=True))
 
 
+@having("eata")
 def test_nan_samples_are_left_out(case: Any) -> None:
     _, path, shape = case
     [x] = batches(shape, 1)
@@ -219,14 +346,15 @@ def test_nan_samples_are_left_out(case: Any) -> None:
     assert np.array_equal(one.theta, other.theta)
 
 
+@having("eata")
 def test_what_cannot_be_used_is_said(case: Any, tmp_path: Path) -> None:
     _, path, _ = case
     with pytest.raises(ValueError, match="no hyperparameter 'rate'; it has lr, beta1, beta2"):
         trimtab.adapters.load(path, "tent", rate=1.0)
     with pytest.raises(ValueError, match="lr is 100; give one from 0 to 10"):
         trimtab.adapters.load(path, "tent", lr=100.0)
-    with pytest.raises(ValueError, match="no step graph of 'lame'"):
-        trimtab.adapters.load(path, "lame")
+    with pytest.raises(ValueError, match="no step graph of 'nope'"):
+        trimtab.adapters.load(path, "nope")
     with pytest.raises(ValueError, match="give the folder of a bundle"):
         trimtab.adapters.load(tmp_path, "tent")
     adapter = trimtab.adapters.load(path, "tent")
@@ -240,9 +368,39 @@ def test_what_cannot_be_used_is_said(case: Any, tmp_path: Path) -> None:
         adapter.restore(bad)
 
 
+@having("eata")
 def test_a_step_that_gives_no_number_is_refused(case: Any) -> None:
     _, path, shape = case
     adapter = trimtab.adapters.load(path, "everything", lr=10.0, threads=1)
     for x in batches(shape, 30):
         adapter.step(x * 1e6)
     assert np.isfinite(adapter.theta).all()
+
+
+def test_what_may_change_is_checked(case: Any) -> None:
+    model, _, _ = case
+    base = build(model, Marked(onnx.ModelProto(), [], [], 0, 5), "", False)
+    with pytest.raises(ExportError, match="changes: 'weights' is unknown"):
+        choose(base, "weights")
+    with pytest.raises(ExportError, match="no norm with weight and bias; say what may change instead"):
+        choose(base, "affine")
+    one = choose(base, [head_of(model)])
+    assert [p.name for p in one.parts] == [f"model.{head_of(model)}.{part}" for part in ("weight", "bias")]
+    assert one.theta.shape == (sum(p.size for p in one.parts),)
+
+
+def test_the_proof_can_fail() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3))
+    copied, notes = prepare(net)
+    inputs = describe_inputs({"x": [4]}, set(), channels=(), mean=(), std=(), calibration=None)
+    marked, head = trace(copied, [torch.zeros(2, 4)], inputs, by_name=False, head=None, frozen=(), notes=notes)
+    model = replace(choose(build(copied, marked, head, False), "affine"), optimiser=OPTIMISERS["adam"])
+    hyper = hyperparameters(TENT, "adam")
+    compiled = compile_step(TENT, model, marked, {"x": torch.zeros(2, 4)}, hyper)
+    samples = {"x": batches((4,), 1)[0]}
+    right = prove("tent", TENT, compiled, model, marked, hyper, samples)
+    assert max(c.difference for c in right) < 1e-5
+    other = model.bound({n: v * 1.01 if n == "model.2.weight" else v for n, v in model.constants.items()})
+    with pytest.raises(ExportError, match=r"after some steps y of the step graph is wrong by .* more than in PyTorch"):
+        prove("tent", TENT, compiled, other, marked, hyper, samples)

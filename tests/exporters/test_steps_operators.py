@@ -63,6 +63,10 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "max pool 3d": (nn.MaxPool3d(2), (2, 4, 5, 4)),
     "average pool 1d": (nn.AvgPool1d(3, 2), (4, 10)),
     "average pool 2d": (nn.AvgPool2d(3, 2, padding=1), (4, 8, 9)),
+    "average pool 2d without padding": (nn.AvgPool2d(3, 2, padding=1, count_include_pad=False), (4, 8, 9)),
+    "average pool 2d with a rest": (nn.AvgPool2d(3, 2, ceil_mode=True), (4, 8, 8)),
+    "max pool 2d with a rest": (nn.MaxPool2d(3, 2, ceil_mode=True), (4, 8, 8)),
+    "weight norm": (nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 6, 3)), (4, 9)),
     "adaptive to one": (nn.AdaptiveAvgPool2d(1), (4, 5, 6)),
     "adaptive to some": (nn.AdaptiveAvgPool2d((3, 2)), (4, 7, 5)),
     "adaptive 1d": (nn.AdaptiveAvgPool1d(3), (4, 7)),
@@ -154,6 +158,11 @@ class Cutter(nn.Module):
         return x[x > 0]
 
 
+class Heaviside(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.heaviside(x, torch.zeros(()))
+
+
 class Counter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * int(x.shape[0])
@@ -173,3 +182,17 @@ def test_what_cannot_be_said_names_module_and_operator(layer: nn.Module, words: 
 
     with pytest.raises(ExportError, match=words):
         through_onnx(step, {"x": torch.randn(5, 2, 4, 4)}, layer, 5)
+
+
+def test_what_cannot_be_differentiated_names_module_and_operator() -> None:
+    layer = nn.Sequential(nn.Linear(3, 3), Heaviside(), nn.Linear(3, 3))
+    weight = layer[0].weight.detach()
+
+    def step(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.enable_grad():
+            given = values["weight"].detach().clone().requires_grad_()
+            y = functional_call(layer, {"0.weight": given}, values["x"])
+            return {"d": torch.autograd.grad(y.sum(), given)[0]}
+
+    with pytest.raises(ExportError, match=r"^1 \(Heaviside\): .*heaviside"):
+        through_onnx(step, {"x": torch.randn(5, 3), "weight": weight}, layer, 5)

@@ -251,6 +251,23 @@ def test_a_drift_that_goes_away_by_itself_ends(tiny: Tiny) -> None:
     assert stream.adaptation.calm
 
 
+def test_an_alarm_on_probation_throws_nothing_away_but_a_second_does(tiny: Tiny, chosen: NDArray[np.float32]) -> None:
+    stream = Stream(tiny)
+    stream.alarm()
+    stream.see(40)
+    assert stream.adaptation.state == "probation"
+    stream.alarm()
+    assert stream.states()[-1] == "drifted"
+    stream.see(17)  # the next try comes after `retry`, not after `minimum` windows
+    assert stream.states()[-2:] == ["adapting", "probation"]
+    stream.alarm()
+    tried = len(stream.reports())
+    stream.see(31)
+    assert len(stream.reports()) == tried
+    stream.see(1)
+    assert len(stream.reports()) == tried + 1
+
+
 def test_a_vector_that_is_not_surely_better_gives_way_to_the_source(tiny: Tiny) -> None:
     stream = Stream(tiny, adaptation={"minimum": 32, "retry": 16, "memory": 128, "guard": {"holdout": 32}})
     theta = tiny.source.copy()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -139,3 +140,148 @@ class Sar:
             self._begin()
             self.resets += 1
         return y.detach()
+
+
+class Cafa:
+    """Jung et al. 2023 as `exporters.methods.cafa` reads it, with torch's Adam; `means` by class, of those seen."""
+
+    def __init__(self, model: nn.Module, head: str, means: dict[int, Tensor], covariance: Tensor, lr: float) -> None:
+        self.model, self.parameters = adapting(model)
+        self.optimiser = torch.optim.Adam(self.parameters, lr=lr)
+        self.means, self.inverse = means, torch.linalg.inv(covariance)
+        self.features = taps(self.model, head)
+
+    def step(self, x: Tensor) -> Tensor:
+        y = self.model(x)
+        intra, inter = [], []
+        for n, row in enumerate(y.tolist()):
+            gaps = {k: self.features[-1][n] - m for k, m in self.means.items()}
+            distances = {k: g @ self.inverse @ g for k, g in gaps.items()}
+            intra.append(distances.pop(max(self.means, key=row.__getitem__)))
+            inter.append(sum(distances.values()) / len(distances))
+        self.optimiser.zero_grad()
+        torch.log(sum(intra) / sum(inter)).backward()
+        self.optimiser.step()
+        return y.detach()
+
+
+def taps(model: nn.Module, head: str) -> list[Tensor]:
+    """A list to which each forward pass adds the features before the last layer."""
+    found: list[Tensor] = []
+    model.get_submodule(head).register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    return found
+
+
+def plain(model: nn.Module, head: str, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and features of the source model in float64."""
+    model = copy.deepcopy(model).double().eval()
+    found = taps(model, head)
+    with torch.no_grad():
+        p = torch.softmax(model(x), 1)
+    return p.numpy(), found[-1].numpy()
+
+
+def lame(p: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Boudiaf et al. 2022, equation 6, until nothing changes: the shares Y."""
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    affinity = np.zeros((len(p), len(p)))
+    for i, f in enumerate(unit):
+        others = sorted((float(((f - g) ** 2).sum()), j) for j, g in enumerate(unit) if j != i)
+        for _, j in others[:5]:
+            affinity[i, j] = 1
+    shares = p / p.sum(1, keepdims=True)
+    for _ in range(100):
+        z = np.log(p + 1e-10) + affinity @ shares
+        e = np.exp(z - z.max(1, keepdims=True))
+        shares = e / e.sum(1, keepdims=True)
+    return shares
+
+
+class T3a:
+    """Iwasawa and Matsuo 2021, equations 3 to 5, as sets that grow and are cut to the 20 surest."""
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
+        self.sets: list[list[tuple[float, np.ndarray]]] = [[] for _ in weight]
+        for row in weight:
+            self._add(row @ weight.T + bias, row)
+
+    def _add(self, y: np.ndarray, f: np.ndarray) -> None:
+        p = np.exp(y - y.max())
+        p /= p.sum()
+        self.sets[int(y.argmax())].append((float(-(p * np.log(p)).sum()), f))
+
+    def step(self, p: np.ndarray, features: np.ndarray) -> np.ndarray:
+        for row, f in zip(np.log(p), features, strict=True):
+            self._add(row, f)
+        self.sets = [sorted(s, key=lambda pair: pair[0])[:20] for s in self.sets]
+        y = np.zeros_like(p)
+        for k, s in enumerate(self.sets):
+            if s:
+                centre = sum(f / np.linalg.norm(f) for _, f in s)
+                y[:, k] = features @ (centre / np.linalg.norm(centre))
+        return y
+
+
+def saerens(p: np.ndarray, source: np.ndarray, shares: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
+    """One online step of Saerens et al. 2002, equation 2.4: the corrected probabilities and the new shares."""
+
+    def corrected(q: np.ndarray) -> np.ndarray:
+        r = p * q / source
+        return r / r.sum(1, keepdims=True)
+
+    shares = (1 - rate) * shares + rate * corrected(shares).mean(0)
+    return corrected(shares), shares
+
+
+def draws(count: int, counter: int, purpose: int) -> np.ndarray:
+    """The counter-based numbers of `exporters.steps.chance`, in NumPy's 64-bit unsigned integers."""
+
+    def mixed(x: np.ndarray) -> np.ndarray:
+        for _ in range(3):
+            x = ((x ^ (x >> np.uint64(16))) * np.uint64(0x45D9F3B)) & np.uint64(0xFFFFFFFF)
+        return x ^ (x >> np.uint64(16))
+
+    start = mixed(np.array([counter * 65599 + purpose * 7919 + 1], np.uint64) & np.uint64(0xFFFFFFFF))
+    places = np.arange(count, dtype=np.uint64) * np.uint64(2654435761)
+    return (mixed((places + start) & np.uint64(0xFFFFFFFF)) >> np.uint64(8)) / 2.0**24
+
+
+class Cotta:
+    """Wang et al. 2022, equations 1 to 6, on two copies of the model, with torch's SGD."""
+
+    def __init__(self, model: nn.Module, lr: float, confidence: float, smoothing: float, restore: float) -> None:
+        self.source, _ = adapting(model)
+        self.teacher, _ = adapting(model)
+        self.model, _ = adapting(model)
+        self.parameters = list(self.model.requires_grad_(True).parameters())
+        self.optimiser = torch.optim.SGD(self.parameters, lr=lr, momentum=0.9)
+        self.confidence, self.smoothing, self.restore = confidence, smoothing, restore
+        self.count = 0
+
+    def _augmented(self, x: Tensor, number: int) -> Tensor:
+        def normals(size: int, purpose: int) -> Tensor:
+            a, b = (draws(size, self.count, 2 * purpose + 1000 + i) for i in (0, 1))
+            return torch.from_numpy(np.sqrt(-2 * np.log(1 - a)) * np.cos(2 * np.pi * b))
+
+        column = (*x.shape[:2], *[1] * (x.dim() - 2))
+        gain, offset = (normals(x.shape[0] * x.shape[1], 3 * number + i).reshape(column) for i in (0, 1))
+        return x * (1 + 0.1 * gain) + 0.1 * offset + 0.05 * normals(x.numel(), 3 * number + 2).reshape(x.shape)
+
+    def step(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            target = self.teacher(x)
+            if self.source(x).softmax(1).amax(1).mean() < self.confidence:
+                target = torch.stack([self.teacher(self._augmented(x, n)) for n in range(4)]).mean(0)
+        loss = -(target.softmax(1) * self.model(x).log_softmax(1)).sum(1).mean()
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        sizes = [p.numel() for p in self.parameters]
+        back = torch.from_numpy(draws(sum(sizes), self.count, 99) < self.restore).split(sizes)
+        with torch.no_grad():
+            pairs = zip(self.parameters, self.teacher.parameters(), self.source.parameters(), back, strict=True)
+            for p, t, s, b in pairs:
+                t.copy_(self.smoothing * t + (1 - self.smoothing) * p)
+                p.copy_(torch.where(b.reshape(p.shape), s, p))
+        self.count += 1
+        return target
