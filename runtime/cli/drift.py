@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
-import math
-from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
 from trimtab.drift.scoring import scorer
+from trimtab.runtime.cli.drift_calibrate import calibrate
+from trimtab.runtime.cli.drift_eval import evaluate
+from trimtab.runtime.cli.key_value import settings
 from trimtab.runtime.errors import ConfigError, RecordingError
+from trimtab.runtime.series import rows as rows_of
 
 HEADER = ["timestamp", "value", "anomaly_score", "alarm"]
 
@@ -48,13 +47,13 @@ def score(
     depends on rows up to it alone.
     """
     try:
-        score_row = scorer(name, every=every, options=dict(map(_option, options)), range_rule=not no_range_rule)
+        score_row = scorer(name, every=every, options=settings(options), range_rule=not no_range_rule)
     except (ValueError, ModuleNotFoundError) as error:
         raise ConfigError(str(error)) from None
     rows = alarms = 0
     with ExitStack() as files:
         lines = files.enter_context(recording.open(newline="", encoding="utf-8-sig"))
-        table = _rows(recording, csv.DictReader(lines), column)
+        table = rows_of(recording, csv.DictReader(lines), column)
         first = next(table, None)
         if first is None:
             raise RecordingError(f"{recording} has no rows to score")
@@ -71,41 +70,5 @@ def score(
     click.echo(f"{rows} rows scored, {alarms} alarms, written to {out}")
 
 
-def _rows(recording: Path, reader: csv.DictReader[str], column: str) -> Iterator[tuple[str, str, float | None, float]]:
-    """Timestamp and value as they stand there, and as numbers. Empty values are NaN."""
-    names = reader.fieldnames or []
-    if column not in names:
-        raise RecordingError(f"{recording} has no column {column!r}; it has {', '.join(names) or 'no header'}")
-    for row in reader:
-        stamp, text = row.get("timestamp") or "", row[column] or ""
-        try:
-            value = float(text) if text.strip() else math.nan
-        except ValueError:
-            raise RecordingError(f"{recording}, line {reader.line_num}: {text!r} is not a number") from None
-        yield stamp, text, _seconds(recording, reader.line_num, stamp), value
-
-
-def _seconds(recording: Path, line: int, stamp: str) -> float | None:
-    """Seconds since 1970 of the clock that the timestamp tells, whatever its zone: the time of day is what matters."""
-    if not stamp:
-        return None
-    try:
-        return float(stamp)
-    except ValueError:
-        pass
-    try:
-        return datetime.fromisoformat(stamp).replace(tzinfo=UTC).timestamp()
-    except ValueError:
-        raise RecordingError(
-            f"{recording}, line {line}: {stamp!r} is neither an ISO 8601 date and time nor seconds since 1970"
-        ) from None
-
-
-def _option(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--option {text} must be KEY=VALUE")
-    try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
-        return key, value
+drift.add_command(evaluate)
+drift.add_command(calibrate)
