@@ -99,9 +99,10 @@ class Windowed:
         self._every = every
         self._size, self._recent, self._clock = size, recent, clock
         self._known: tuple[list[float], float] | None = None
+        self._block = 1
         if reference is not None and reference.size >= size:
-            block = block_length(inflation(reference))
-            self._known = ([float(v) for v in reference[-size:]], self._threshold(reference, block, MARGIN * every))
+            self._block = block_length(inflation(reference))
+            self._known = ([float(v) for v in reference[-size:]], self._threshold(reference, MARGIN * every))
         self.reset()
 
     def reset(self) -> None:
@@ -128,7 +129,7 @@ class Windowed:
             self._reference.append(value)
             self._prepare()
             if self._distance is not None:
-                self._height = self._threshold(None if self._free else np.array(self._reference), 1, self._every)
+                self._height = self._learnt()
             return self._finding()
         self._newest.append(value)
         insort(self._ordered, value)
@@ -151,14 +152,22 @@ class Windowed:
         # While the reference is learnt there is no threshold yet: any will do that no distance has reached.
         return Finding(False, self._statistic, self._height if self._height < math.inf else 1.0, None)
 
-    def _threshold(self, source: Array | None, block: int, every: float) -> float:
+    def _learnt(self) -> float:
+        """The threshold against a reference window learnt anew; how far values hang together, a recording knows."""
+        if self._known is None:
+            return self._threshold(None if self._free else np.array(self._reference), self._every)
+        if self._free:
+            return self._known[1]
+        return self._threshold(np.array(self._reference), MARGIN * self._every)
+
+    def _threshold(self, source: Array | None, every: float) -> float:
         """The distance once in `every` values of `source` in blocks; None: of uniform numbers."""
         if source is None:
             found = of_uniform(self._make, self._size, self._recent, self._clock)
         else:
             rng = np.random.default_rng(0)
-            references = resample(source, block, REFERENCES, self._size, rng)
-            streams = resample(source, block, REFERENCES, self._recent * (SPAN * SPANS + 1), rng)
+            references = resample(source, self._block, REFERENCES, self._size, rng)
+            streams = resample(source, self._block, REFERENCES, self._recent * (SPAN * SPANS + 1), rng)
             found = highest(self._make, references, streams, self._recent, self._clock)
         reached = height(found**self._power, SPAN * self._recent, every)
         return max(math.pow(max(reached, 0.0), 1 / self._power), LEAST)
