@@ -58,6 +58,11 @@ FLAT = 1e-9
 """The least deviation, as a share of the mean: below it there is nothing but rounding."""
 
 
+def prior_weight(correlation: float, warmup: int, memory: int, size: int) -> float:
+    """Values of a stream that a reference of `size`, of this variance inflation, weighs as much as."""
+    return min(max(PRIOR * correlation, float(warmup)), float(memory), float(size))
+
+
 class Baseline:
     """Mean and deviation of a stream so far. See the module for the method.
 
@@ -88,7 +93,7 @@ class Baseline:
             self.known = (mean, deviation)
             self.recorded = (reference - mean) / deviation
             self.correlation = inflation(self.recorded)
-            self._weight = min(max(PRIOR * self.correlation, float(warmup)), float(memory), float(reference.size))
+            self._weight = prior_weight(self.correlation, warmup, memory, reference.size)
         self.reset()
 
     def reset(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.windowed import To, Windowed
+from trimtab.drift.windowed import To, detector
 
 Array = NDArray[np.float64]
 
@@ -34,26 +34,4 @@ def distance(reference: Array) -> To:
     return to
 
 
-def cramer_von_mises(
-    *,
-    every: float,
-    reference: NDArray[np.float64] | None = None,
-    size: int = 300,
-    recent: int = 100,
-    clock: int = 10,
-) -> Windowed:
-    """Cramer-von Mises, of the newest `recent` values against a reference of `size`, every `clock` values.
-
-    See trimtab.drift.windowed for the threshold. Raises ValueError where an option is out of range.
-    """
-    return Windowed(
-        "cramer_von_mises",
-        distance,
-        free=True,
-        power=1,
-        every=every,
-        size=size,
-        recent=recent,
-        clock=clock,
-        reference=reference,
-    )
+cramer_von_mises = detector("cramer_von_mises", distance, free=True, power=1)

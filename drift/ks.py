@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.windowed import To, Windowed
+from trimtab.drift.windowed import To, detector
 
 Array = NDArray[np.float64]
 
@@ -26,26 +26,4 @@ def distance(reference: Array) -> To:
     return to
 
 
-def ks(
-    *,
-    every: float,
-    reference: NDArray[np.float64] | None = None,
-    size: int = 300,
-    recent: int = 100,
-    clock: int = 10,
-) -> Windowed:
-    """Kolmogorov-Smirnov, of the newest `recent` values against a reference of `size`, every `clock` values.
-
-    See trimtab.drift.windowed for the threshold. Raises ValueError where an option is out of range.
-    """
-    return Windowed(
-        "ks",
-        distance,
-        free=True,
-        power=2,
-        every=every,
-        size=size,
-        recent=recent,
-        clock=clock,
-        reference=reference,
-    )
+ks = detector("ks", distance, free=True, power=2)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.windowed import To, Windowed, width
+from trimtab.drift.windowed import To, detector, width
 
 Array = NDArray[np.float64]
 
@@ -40,26 +40,4 @@ def distance(reference: Array) -> To:
     return to
 
 
-def lsdd(
-    *,
-    every: float,
-    reference: NDArray[np.float64] | None = None,
-    size: int = 300,
-    recent: int = 100,
-    clock: int = 10,
-) -> Windowed:
-    """Least-squares density difference, of the newest `recent` values against `size` others, every `clock`.
-
-    See trimtab.drift.windowed for the threshold. Raises ValueError where an option is out of range.
-    """
-    return Windowed(
-        "lsdd",
-        distance,
-        free=False,
-        power=1,
-        every=every,
-        size=size,
-        recent=recent,
-        clock=clock,
-        reference=reference,
-    )
+lsdd = detector("lsdd", distance, free=False, power=1)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.windowed import To, Windowed, width
+from trimtab.drift.windowed import To, detector, width
 
 Array = NDArray[np.float64]
 
@@ -46,26 +46,4 @@ def distance(reference: Array) -> To:
     return to
 
 
-def mmd(
-    *,
-    every: float,
-    reference: NDArray[np.float64] | None = None,
-    size: int = 300,
-    recent: int = 100,
-    clock: int = 10,
-) -> Windowed:
-    """Maximum mean discrepancy, of the newest `recent` values against a reference of `size`, every `clock` values.
-
-    See trimtab.drift.windowed for the threshold. Raises ValueError where an option is out of range.
-    """
-    return Windowed(
-        "mmd",
-        distance,
-        free=False,
-        power=1,
-        every=every,
-        size=size,
-        recent=recent,
-        clock=clock,
-        reference=reference,
-    )
+mmd = detector("mmd", distance, free=False, power=1)

@@ -55,6 +55,19 @@ def divergence(
         return np.log1p(kl * (0.5 / source_mean.size))  # type: ignore[no-any-return]
 
 
+def pooled(moments: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The source's mean and variance `[M]` for `divergence`, of its `moments [n, 2, M]` (law of total variance)."""
+    mean = moments[:, 0].mean(0, dtype=np.float64)
+    return mean, moments[:, 1].mean(0, dtype=np.float64) + moments[:, 0].var(0, dtype=np.float64)
+
+
+def gaussian(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean `[F]` and covariance `[F, F]`, of the population, of `features [n, F]`."""
+    mean = features.mean(0)
+    centred = features - mean
+    return mean, centred.T @ centred / len(features)
+
+
 def whitening(cov: NDArray[np.float64], shrinkage: float = SHRINKAGE) -> NDArray[np.float64]:
     """The matrix W `[F, F]` that whitens features of covariance `cov [F, F]`: W cov' W^T = I.
 

@@ -22,7 +22,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.baseline import PRIOR
+from trimtab.drift.baseline import prior_weight
 from trimtab.drift.detector import Finding, State
 from trimtab.drift.reference import inflation
 from trimtab.drift.run_length import bernoulli_threshold
@@ -68,7 +68,7 @@ class SprtBernoulli:
             if reference.size == 0 or not (reference.min() >= 0 and reference.max() <= 1):
                 raise ValueError("the reference must hold numbers from 0 to 1")
             self._correlation = inflation(reference)
-            weight = min(max(PRIOR * self._correlation, float(warmup)), self._memory, float(reference.size))
+            weight = prior_weight(self._correlation, warmup, memory, reference.size)
             self._known = (weight, weight * float(reference.mean()))
         self.reset()
 

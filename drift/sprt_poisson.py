@@ -21,7 +21,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.baseline import HUGE, PRIOR
+from trimtab.drift.baseline import HUGE, prior_weight
 from trimtab.drift.detector import Finding, State
 from trimtab.drift.reference import inflation
 from trimtab.drift.run_length import poisson_threshold
@@ -74,7 +74,7 @@ class SprtPoisson:
             if not (mean > 0 and reference.min() >= 0):
                 raise ValueError("the reference must hold numbers from 0 up that are not all 0")
             self._dispersion = inflation(reference) * max(1.0, float(reference.var()) / mean)
-            weight = min(max(PRIOR * self._dispersion, float(warmup)), self._memory, float(reference.size))
+            weight = prior_weight(self._dispersion, warmup, memory, reference.size)
             self._known = (weight, weight * mean)
         self.reset()
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.windowed import To, Windowed, width
+from trimtab.drift.windowed import To, detector, width
 
 Array = NDArray[np.float64]
 
@@ -34,26 +34,4 @@ def steps(m: int, n: int) -> tuple[Array, NDArray[np.int64], NDArray[np.int64]]:
     return (ends - starts) / (m * n), starts // n, starts // m
 
 
-def wasserstein(
-    *,
-    every: float,
-    reference: NDArray[np.float64] | None = None,
-    size: int = 300,
-    recent: int = 100,
-    clock: int = 10,
-) -> Windowed:
-    """Wasserstein distance, of the newest `recent` values against a reference of `size`, every `clock` values.
-
-    See trimtab.drift.windowed for the threshold. Raises ValueError where an option is out of range.
-    """
-    return Windowed(
-        "wasserstein",
-        distance,
-        free=False,
-        power=1,
-        every=every,
-        size=size,
-        recent=recent,
-        clock=clock,
-        reference=reference,
-    )
+wasserstein = detector("wasserstein", distance, free=False, power=1)

@@ -35,6 +35,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -64,6 +65,35 @@ HUGE = 1e150
 
 LEAST = 1e-9
 """The least threshold: distances below are rounding."""
+
+
+class Make(Protocol):
+    """How a detector of the catalogue is made: see `Windowed` for what the arguments are, and what is raised."""
+
+    def __call__(
+        self, *, every: float, reference: Array | None = None, size: int = 300, recent: int = 100, clock: int = 10
+    ) -> Windowed: ...
+
+
+def detector(name: str, distance: Distance, *, free: bool, power: int) -> Make:
+    """What makes the detector of one distance, of the newest `recent` values against a reference of `size`."""
+
+    def make(
+        *, every: float, reference: Array | None = None, size: int = 300, recent: int = 100, clock: int = 10
+    ) -> Windowed:
+        return Windowed(
+            name,
+            distance,
+            free=free,
+            power=power,
+            every=every,
+            size=size,
+            recent=recent,
+            clock=clock,
+            reference=reference,
+        )
+
+    return make
 
 
 class Windowed:

@@ -73,14 +73,11 @@ def _by(
     """Signals of new samples by the statistics of others, as they would be taken of `whole` samples."""
     found: Signals = {}
     if moments.shape[2]:
-        mean = moments[:, 0].mean(0, dtype=np.float64)
-        var = moments[:, 1].mean(0, dtype=np.float64) + moments[:, 0].var(0, dtype=np.float64)
-        found["divergence"] = signals.divergence(new_moments, mean, var)
+        found["divergence"] = signals.divergence(new_moments, *signals.pooled(moments))
         if whole >= JOINTLY:
             centre, whiten = signals.moment_whitening(moments)
             found["departure"] = signals.departure(new_moments, centre, whiten.astype(np.float32))
     if features.shape[1]:
-        centred = features - features.mean(0)
-        whiten = signals.whitening(centred.T @ centred / len(features))
-        found["distance"] = signals.distance(new_features, features.mean(0), whiten)
+        mean, cov = signals.gaussian(features)
+        found["distance"] = signals.distance(new_features, mean, signals.whitening(cov))
     return found

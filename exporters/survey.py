@@ -148,12 +148,10 @@ def statistics(
     source: dict[str, NDArray[Any]] = {}
     channels = sum(layer.channels for layer in marked.layers)
     moments = taken.get("moments", np.zeros((len(y), 2, 0), np.float32))
-    mean = moments[:, 0].mean(0, dtype=np.float64)
-    var = moments[:, 1].mean(0, dtype=np.float64) + moments[:, 0].var(0, dtype=np.float64)
-    source["moments_mean"], source["moments_var"] = mean, var
+    source["moments_mean"], source["moments_var"] = signals.pooled(moments)
 
     features = taken.get("features", np.zeros((len(y), 0), np.float32)).astype(np.float64)
-    source["feature_mean"], source["feature_cov"] = _gaussian(features)
+    source["feature_mean"], source["feature_cov"] = signals.gaussian(features)
     classes = marked.outputs if task == "classification" else 0
     size = features.shape[1]
     source["class_feature_mean"] = np.zeros((classes, size))
@@ -163,7 +161,7 @@ def statistics(
         members = y.argmax(1) if labels is None else labels
         source["class_prior"] = np.bincount(members, minlength=classes) / len(members)
         for k in np.unique(members):
-            source["class_feature_mean"][k], cov = _gaussian(features[members == k])
+            source["class_feature_mean"][k], cov = signals.gaussian(features[members == k])
             source["class_feature_cov"][k if apart else 0] += cov * (1.0 if apart else source["class_prior"][k])
     else:
         source["class_prior"] = (y if labels is None else labels).mean(0, dtype=np.float64)
@@ -174,12 +172,6 @@ def statistics(
     for name, values in reference_signals(y, features, moments, predicted).items():
         source[f"reference.{name}"] = values
     return source
-
-
-def _gaussian(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    mean = values.mean(0)
-    centred = values - mean
-    return mean, centred.T @ centred / len(values)
 
 
 def _labels(given: Any, n: int, task: str, outputs: int, where: str) -> NDArray[Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.adapters import catalogue
-from trimtab.adapters.guard import CONFIRMED, ERROR, judge
+from trimtab.adapters.guard import CONFIRMED, ERROR, Verdict, judge
 from trimtab.adapters.methods import Context, Declined, Method, Windows
 from trimtab.adapters.versions import Version
 from trimtab.runtime.bundle import Bundle
@@ -43,6 +43,12 @@ class Attempt:
     worse: bool = False
     """The vector on probation was found worse than the one before."""
     failure: str | None = None
+
+    def recall(self, number: int, theta: NDArray[np.float32], verdict: Verdict) -> None:
+        """Take the earlier version `number` of vector `theta [P]`."""
+        self.theta, self.known = theta, number
+        self.accepted = [f"recall of version {number}"]
+        self.trail.append({"method": "recall", "accepted": True, "version": number, **_figures(verdict.scores)})
 
 
 @dataclass(slots=True, eq=False)
@@ -143,11 +149,8 @@ def attempted(plan: Plan, current: Version, earlier: Sequence[Version], windows:
         verdict = judge(plan.context, theta, version.theta, held, margin, RECALLED)
         if verdict.accepted and verdict.gain > best:
             best = verdict.gain
-            attempt.theta, attempt.known = version.theta, version.number
-            attempt.accepted = [f"recall of version {version.number}"]
-            attempt.trail = [
-                {"method": "recall", "accepted": True, "version": version.number, **_figures(verdict.scores)}
-            ]
+            attempt.trail.clear()  # of one that fits less well
+            attempt.recall(version.number, version.theta, verdict)
     if attempt.theta is not None:
         theta = attempt.theta
     for method in plan.methods:
@@ -180,9 +183,7 @@ def _back_to_source(plan: Plan, current: Version, held: Windows, attempt: Attemp
     source = plan.context.source.theta
     verdict = judge(plan.context, source, current.theta, held, 0.0)
     if not verdict.accepted:
-        attempt.theta, attempt.known = source, 0
-        attempt.accepted = ["recall of version 0"]
-        attempt.trail.append({"method": "recall", "accepted": True, "version": 0, **_figures(verdict.scores)})
+        attempt.recall(0, source, verdict)
 
 
 def judged(plan: Plan, current: NDArray[np.float32], before: Version | None, held: Windows) -> Attempt:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -112,32 +113,6 @@ def _weight_gradient(
     for axis in range(2, 2 + rank):
         dw = dw.narrow(axis, 0, weight.shape[axis])
     return dw.reshape(inputs, groups * outputs, *weight.shape[2:]).transpose(0, 1).contiguous()
-
-
-def avg_pool2d_backward(
-    grad: Tensor,
-    x: Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    ceil_mode: bool,
-    count_include_pad: bool,
-    divisor_override: int | None,
-) -> Tensor:
-    return _avg_pool_backward(2, grad, x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
-
-
-def avg_pool3d_backward(
-    grad: Tensor,
-    x: Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    ceil_mode: bool,
-    count_include_pad: bool,
-    divisor_override: int | None,
-) -> Tensor:
-    return _avg_pool_backward(3, grad, x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
 def _avg_pool_backward(
@@ -300,8 +275,8 @@ def table() -> dict[Any, Callable[..., Any]]:
         found.pop(kept, None)
     found |= {
         aten.convolution_backward.default: convolution_backward,
-        aten.avg_pool2d_backward.default: avg_pool2d_backward,
-        aten.avg_pool3d_backward.default: avg_pool3d_backward,
+        aten.avg_pool2d_backward.default: partial(_avg_pool_backward, 2),
+        aten.avg_pool3d_backward.default: partial(_avg_pool_backward, 3),
         aten._adaptive_avg_pool2d.default: adaptive_avg_pool2d,
         aten._adaptive_avg_pool2d_backward.default: adaptive_avg_pool2d_backward,
         aten.max_pool2d_with_indices_backward.default: max_pool_backward,

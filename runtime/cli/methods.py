@@ -45,13 +45,14 @@ def methods(name: str | None, bundle: Path | None, as_json: bool) -> None:
 
 def _all() -> dict[str, dict[str, Any]]:
     try:
-        import torch  # noqa: F401
-    except ModuleNotFoundError:
+        from trimtab.exporters.methods import METHODS
+        from trimtab.exporters.steps.compiler import hyperparameters
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
         raise ExportError(
             "PyTorch is not installed here; pip install 'trimtab[export]', or list a bundle's methods with --bundle"
         ) from None
-    from trimtab.exporters.methods import METHODS
-    from trimtab.exporters.steps.compiler import hyperparameters
 
     return {
         name: {
