@@ -246,6 +246,18 @@ def draws(count: int, counter: int, purpose: int) -> np.ndarray:
     return (mixed((places + start) & np.uint64(0xFFFFFFFF)) >> np.uint64(8)) / 2.0**24
 
 
+def disturbed(x: Tensor, count: int, number: int) -> Tensor:
+    """x (1 + 0.1 a) + 0.1 b + 0.05 c with normal a, b of each sample and channel, and c (Box and Muller 1958)."""
+
+    def normals(size: int, purpose: int) -> Tensor:
+        a, b = (draws(size, count, 2 * purpose + 1000 + i) for i in (0, 1))
+        return torch.from_numpy(np.sqrt(-2 * np.log(1 - a)) * np.cos(2 * np.pi * b))
+
+    column = (*x.shape[:2], *[1] * (x.dim() - 2))
+    gain, offset = (normals(x.shape[0] * x.shape[1], 3 * number + i).reshape(column) for i in (0, 1))
+    return x * (1 + 0.1 * gain) + 0.1 * offset + 0.05 * normals(x.numel(), 3 * number + 2).reshape(x.shape)
+
+
 class Cotta:
     """Wang et al. 2022, equations 1 to 6, on two copies of the model, with torch's SGD."""
 
@@ -257,15 +269,6 @@ class Cotta:
         self.optimiser = torch.optim.SGD(self.parameters, lr=lr, momentum=0.9)
         self.confidence, self.smoothing, self.restore = confidence, smoothing, restore
         self.count = 0
-
-    def _augmented(self, x: Tensor, number: int) -> Tensor:
-        def normals(size: int, purpose: int) -> Tensor:
-            a, b = (draws(size, self.count, 2 * purpose + 1000 + i) for i in (0, 1))
-            return torch.from_numpy(np.sqrt(-2 * np.log(1 - a)) * np.cos(2 * np.pi * b))
-
-        column = (*x.shape[:2], *[1] * (x.dim() - 2))
-        gain, offset = (normals(x.shape[0] * x.shape[1], 3 * number + i).reshape(column) for i in (0, 1))
-        return x * (1 + 0.1 * gain) + 0.1 * offset + 0.05 * normals(x.numel(), 3 * number + 2).reshape(x.shape)
 
     def step(self, x: Tensor) -> Tensor:
         with torch.no_grad():
