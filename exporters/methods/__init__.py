@@ -7,7 +7,10 @@ from trimtab.exporters.methods.cotta import COTTA
 from trimtab.exporters.methods.eata import EATA
 from trimtab.exporters.methods.lame import LAME
 from trimtab.exporters.methods.note import NOTE
+from trimtab.exporters.methods.petal import PETAL
 from trimtab.exporters.methods.prior_correction import PRIOR_CORRECTION
+from trimtab.exporters.methods.psmt import PSMT
+from trimtab.exporters.methods.rmt import RMT, RMT_SOURCE_FREE
 from trimtab.exporters.methods.rotta import ROTTA
 from trimtab.exporters.methods.sar import SAR
 from trimtab.exporters.methods.t3a import T3A
@@ -16,7 +19,23 @@ from trimtab.exporters.steps.method import Method
 from trimtab.runtime.errors import ExportError
 
 METHODS: dict[str, Method] = {
-    m.name: m for m in (TENT, EATA, SAR, COTTA, CAFA, ROTTA, NOTE, LAME, T3A, PRIOR_CORRECTION)
+    m.name: m
+    for m in (
+        TENT,
+        EATA,
+        SAR,
+        COTTA,
+        RMT,
+        RMT_SOURCE_FREE,
+        PETAL,
+        PSMT,
+        ROTTA,
+        NOTE,
+        CAFA,
+        LAME,
+        T3A,
+        PRIOR_CORRECTION,
+    )
 }
 
 

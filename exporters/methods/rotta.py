@@ -44,6 +44,7 @@ from trimtab.exporters.steps.memory import CAPACITY, FREE
 from trimtab.exporters.steps.method import Hyper, Method, Metrics, State
 from trimtab.exporters.steps.model import Inputs, Model, Statistics
 from trimtab.exporters.steps.primitives import moments
+from trimtab.exporters.steps.teacher import followed
 
 
 def init_state(model: Model) -> State:
@@ -106,7 +107,7 @@ def _learn(
     return {
         **new,
         "statistics": statistics,
-        "teacher": (1.0 - hyper["nu"]) * state["teacher"] + hyper["nu"] * new["theta"],
+        "teacher": followed(state["teacher"], new["theta"], 1.0 - hyper["nu"]),
         "teacher_statistics": running.joined(teacher_statistics),
     }
 

@@ -21,6 +21,8 @@ from trimtab.exporters.trace import Whole
 from trimtab.runtime.errors import ExportError
 
 Inputs = Mapping[str, Tensor]
+Labelled = tuple[Inputs, Tensor]
+"""Standardised inputs of some source samples and their class numbers `[N]`."""
 
 Statistics = Callable[[str, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(layer, its input, source mean [C], source variance [C]) -> mean and variance to normalise by, each [C], or

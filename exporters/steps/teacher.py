@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from trimtab.exporters.steps.augment import AUGMENTATIONS, augmented
-from trimtab.exporters.steps.model import Inputs, Model
+from trimtab.exporters.steps.gradient import gradient
+from trimtab.exporters.steps.losses import symmetric
+from trimtab.exporters.steps.model import Inputs, Labelled, Model
+
+SMOOTHING = 0.999
+"""How slowly teachers follow, in all papers."""
 
 
 def followed(teacher: Tensor, student: Tensor, smoothing: Tensor) -> Tensor:
@@ -25,3 +32,24 @@ def prediction(
     plain = model(teacher, inputs)
     passes = [model(teacher, augmented(inputs, count, number)) for number in range(AUGMENTATIONS)]
     return torch.where(confidence < limit, torch.stack(passes).mean(0), plain), confidence
+
+
+def warmed_up(model: Model, batches: Sequence[Labelled], rate: float) -> dict[str, Tensor]:
+    """Student `theta`, `teacher` and the optimiser's memory after one pass over source batches (Döbler et al. 2023).
+
+    The student learns from its teacher by the symmetric cross-entropy, at a rate that rises linearly to `rate`.
+    """
+    hyper = {name: torch.tensor(default) for name, (default, *_) in model.optimiser.hyper.items()}
+    state = {"theta": model.theta, **model.optimiser.start(model.theta)}
+    teacher = model.theta
+    for number, (inputs, _) in enumerate(batches, 1):
+        target = model(teacher, inputs)
+
+        def loss(theta: Tensor, inputs: Inputs = inputs, target: Tensor = target) -> tuple[Tensor, Tensor]:
+            y = model(theta, inputs)
+            return symmetric(y, target).mean(), y
+
+        g, _ = gradient(loss, state["theta"])
+        state = model.optimiser.update(state, g, {**hyper, "lr": torch.tensor(rate * number / len(batches))})
+        teacher = followed(teacher, state["theta"], torch.tensor(SMOOTHING))
+    return {**state, "teacher": teacher}

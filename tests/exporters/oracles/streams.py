@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tests.exporters.oracles.literal import disturbed, draws
+from tests.exporters.oracles.literal import augmented, draws
 
 CAPACITY = 64
 
@@ -153,7 +153,7 @@ class Rotta:
         x = torch.stack([item.x for item in self.items()])
         with torch.no_grad():
             target = self.teacher(x)
-        y = self.student(disturbed(x, self.seen // CAPACITY, 0))
+        y = self.student(augmented(x, self.seen // CAPACITY, 0))
         losses = -(target.softmax(1) * y.log_softmax(1)).sum(1)
         ages = torch.tensor([item.age / CAPACITY for item in self.items()], dtype=torch.float64)
         loss = (losses * torch.exp(-ages) / (1 + torch.exp(-ages))).mean()
