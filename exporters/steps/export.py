@@ -41,7 +41,7 @@ class MethodChoice:
     changes: str | Sequence[str] = ""
     """What may change: "affine", "bias", "all", or modules by name; by default what the method says."""
     optimiser: str = ""
-    """"sgd" or "adam"; by default the method's first."""
+    """"sgd", "nesterov" or "adam"; by default the method's first."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def ready(
     """The model with what may change, how, and what the method needs of the source."""
     model = choose(base, changes, found.frozen_tail) if changes else base
     model = replace(model, optimiser=OPTIMISERS[optimiser] if optimiser else STILL)
-    return gather(model, found.needs, marked, sample, survey)
+    return gather(model, found.needs, marked, sample, survey, found.rates[optimiser] if optimiser else 0.0)
 
 
 def prove(

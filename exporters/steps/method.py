@@ -10,8 +10,8 @@ from torch import Tensor
 
 from trimtab.exporters.steps.model import Inputs, Model
 
-Need = Literal["fisher", "class_gaussians", "prior"]
-"""What the exporter can compute from source batches: see `source_needs`."""
+Need = Literal["fisher", "class_gaussians", "prior", "posterior", "prototypes", "warm_up", "replay"]
+"""What the exporter can compute from source batches: see `source.gather`."""
 
 State = dict[str, Tensor]
 Metrics = dict[str, Tensor]
