@@ -6,10 +6,12 @@ from trimtab.exporters.methods.cafa import CAFA
 from trimtab.exporters.methods.cotta import COTTA
 from trimtab.exporters.methods.eata import EATA
 from trimtab.exporters.methods.lame import LAME
+from trimtab.exporters.methods.note import NOTE
 from trimtab.exporters.methods.petal import PETAL
 from trimtab.exporters.methods.prior_correction import PRIOR_CORRECTION
 from trimtab.exporters.methods.psmt import PSMT
 from trimtab.exporters.methods.rmt import RMT, RMT_SOURCE_FREE
+from trimtab.exporters.methods.rotta import ROTTA
 from trimtab.exporters.methods.sar import SAR
 from trimtab.exporters.methods.t3a import T3A
 from trimtab.exporters.methods.tent import TENT
@@ -27,6 +29,8 @@ METHODS: dict[str, Method] = {
         RMT_SOURCE_FREE,
         PETAL,
         PSMT,
+        ROTTA,
+        NOTE,
         CAFA,
         LAME,
         T3A,

@@ -25,7 +25,8 @@ Labelled = tuple[Inputs, Tensor]
 """Standardised inputs of some source samples and their class numbers `[N]`."""
 
 Statistics = Callable[[str, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(layer, its input, source mean [C], source variance [C]) -> mean and variance to normalise by, each [C]."""
+"""(layer, its input, source mean [C], source variance [C]) -> mean and variance to normalise by, each [C], or
+[N, C] where each sample has its own."""
 
 
 def source_statistics(layer: str, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,6 +64,8 @@ class Model:
     layers: tuple[Layer, ...]
     taken: _Taken
     classes: int
+    blank: Mapping[str, Tensor]
+    """Input -> zeros `[1, ...]` of the shape and type of one standardised sample."""
     head: str = ""
     """Dotted name of the last layer; "" where none was found."""
     optimiser: Optimiser = STILL
@@ -159,7 +162,11 @@ class _BatchNorm:
             return F.batch_norm(x, module.running_mean, module.running_var, weight, bias, False, 0.0, module.eps)
         mean, var = statistics(self.layer, x, module.running_mean, module.running_var)
         scale = weight * torch.rsqrt(var + module.eps)
-        shifted: Tensor = scale_shift(x, scale, bias - mean * scale)
+        shift = bias - mean * scale
+        if mean.dim() == 2:
+            column = [*mean.shape, *[1] * (x.dim() - 2)]
+            return x * scale.reshape(column) + shift.reshape(column)
+        shifted: Tensor = scale_shift(x, scale, shift)
         return shifted
 
 
@@ -186,7 +193,9 @@ def build(model: nn.Module, marked: Marked, head: str, by_name: bool) -> Model:
             module.forward = _BatchNorm(layer_.name, module, taken)
     if head:
         modules[head].register_forward_pre_hook(_features(taken, marked))
-    return Model(whole, keys, constants, (), tuple(marked.layers), taken, marked.outputs, head)
+    kinds = {i.name: torch.int64 if i.name in marked.integers else torch.float32 for i in marked.inputs}
+    blank = {i.name: torch.zeros(1, *i.shape, dtype=kinds[i.name]) for i in marked.inputs}
+    return Model(whole, keys, constants, (), tuple(marked.layers), taken, marked.outputs, blank, head)
 
 
 def _features(taken: _Taken, marked: Marked) -> Any:
