@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from trimtab.exporters.methods.bias_vectors import BIAS_VECTORS
 from trimtab.exporters.methods.cafa import CAFA
 from trimtab.exporters.methods.cotta import COTTA
 from trimtab.exporters.methods.eata import EATA
+from trimtab.exporters.methods.feature_shift import FEATURE_SHIFT
 from trimtab.exporters.methods.lame import LAME
 from trimtab.exporters.methods.prior_correction import PRIOR_CORRECTION
 from trimtab.exporters.methods.sar import SAR
@@ -13,7 +15,10 @@ from trimtab.exporters.methods.tent import TENT
 from trimtab.exporters.steps.method import Method
 from trimtab.runtime.errors import ExportError
 
-METHODS: dict[str, Method] = {m.name: m for m in (TENT, EATA, SAR, COTTA, CAFA, LAME, T3A, PRIOR_CORRECTION)}
+METHODS: dict[str, Method] = {
+    m.name: m
+    for m in (TENT, EATA, SAR, COTTA, CAFA, BIAS_VECTORS, LAME, T3A, FEATURE_SHIFT, PRIOR_CORRECTION)
+}
 
 
 def method(name: str) -> Method:

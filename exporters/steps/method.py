@@ -10,8 +10,8 @@ from torch import Tensor
 
 from trimtab.exporters.steps.model import Inputs, Model
 
-Need = Literal["fisher", "class_gaussians", "prior"]
-"""What the exporter can compute from source batches: see `source_needs`."""
+Need = Literal["fisher", "class_gaussians", "prior", "feature_moments"]
+"""What the exporter can compute from source batches: see `source.gather`."""
 
 State = dict[str, Tensor]
 Metrics = dict[str, Tensor]
@@ -51,3 +51,8 @@ class Method:
     needs: tuple[Need, ...] = ()
     frozen_tail: float = 0.0
     """The share of the model's last norm layers that stay as they are."""
+    adds: bool = False
+    """Whether `changes` says to which modules' outputs vectors are added (see `additive`), not what of the weights may
+    change."""
+    regression: bool = False
+    """Whether it works without classes, too."""

@@ -77,11 +77,23 @@ def gather(
             found["prior"] = torch.from_numpy(survey["class_prior"]).float()
         else:
             if not marked.features:
-                raise ExportError(
-                    "the model has no features before a last layer, of which class Gaussians could be made"
-                )
-            found |= class_gaussians(survey)
+                raise ExportError("the model has no features before a last layer, which the method could look at")
+            found |= class_gaussians(survey) if need == "class_gaussians" else feature_moments(survey)
     return model.bound({**model.constants, **{f"source.{name}": value for name, value in found.items()}})
+
+
+FLOOR = 0.01
+"""Least deviation of a feature, in units of their root mean square: some never move in the source."""
+
+
+def feature_moments(survey: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    """`feature_mean [F]` and `feature_deviation [F]`."""
+    variance = np.diag(survey["feature_cov"])
+    deviation = np.sqrt(np.maximum(variance, max(FLOOR**2 * variance.mean(), 1e-12)))
+    return {
+        "feature_mean": torch.from_numpy(survey["feature_mean"]).float(),
+        "feature_deviation": torch.from_numpy(deviation).float(),
+    }
 
 
 SHRINKAGE = 0.1

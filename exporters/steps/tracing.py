@@ -109,6 +109,7 @@ def fixed(size: int | torch.SymInt) -> bool:
 
 
 def _fake(mode: FakeTensorMode, value: Tensor, batched: bool) -> Tensor:
+    value = value.detach()  # one tensor that is there under two names would be traced as one input
     if not batched:
         return mode.from_tensor(value, static_shapes=True)
     sizes = [DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (value.dim() - 1)
