@@ -124,9 +124,8 @@ def export(
     graphs = lower_all(marked)
     sample = Sample(marked)
     surveyed = survey(graphs["observe"], marked, task, sample.passing(source_batches) if settled else source_batches)
-    steps = build_steps(
-        settled, copied, marked, found, by_name, tensors, surveyed.source, sample, surveyed.samples, task
-    )
+    known = {**surveyed.source, **surveyed.examples}
+    steps = build_steps(settled, copied, marked, found, by_name, tensors, known, sample, surveyed.samples, task)
     return assemble(
         marked,
         graphs,

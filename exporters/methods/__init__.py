@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trimtab.exporters.methods.bbse import BBSE
 from trimtab.exporters.methods.bias_vectors import BIAS_VECTORS
 from trimtab.exporters.methods.cafa import CAFA
 from trimtab.exporters.methods.cotta import COTTA
@@ -17,7 +18,7 @@ from trimtab.runtime.errors import ExportError
 
 METHODS: dict[str, Method] = {
     m.name: m
-    for m in (TENT, EATA, SAR, COTTA, CAFA, BIAS_VECTORS, LAME, T3A, FEATURE_SHIFT, PRIOR_CORRECTION)
+    for m in (TENT, EATA, SAR, COTTA, CAFA, BIAS_VECTORS, LAME, T3A, FEATURE_SHIFT, PRIOR_CORRECTION, BBSE)
 }
 
 

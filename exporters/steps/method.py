@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trimtab.exporters.steps.model import Inputs, Model
 
-Need = Literal["fisher", "class_gaussians", "prior", "feature_moments"]
+Need = Literal["fisher", "class_gaussians", "prior", "feature_moments", "confusion"]
 """What the exporter can compute from source batches: see `source.gather`."""
 
 State = dict[str, Tensor]

@@ -75,11 +75,24 @@ def gather(
             found["fisher"] = fisher(model, marked, sample)
         elif need == "prior":
             found["prior"] = torch.from_numpy(survey["class_prior"]).float()
+        elif need == "confusion":
+            found["confusion"] = confusion(survey)
         else:
             if not marked.features:
                 raise ExportError("the model has no features before a last layer, which the method could look at")
             found |= class_gaussians(survey) if need == "class_gaussians" else feature_moments(survey)
     return model.bound({**model.constants, **{f"source.{name}": value for name, value in found.items()}})
+
+
+def confusion(survey: Mapping[str, NDArray[Any]]) -> Tensor:
+    """`[K, K]`: the share of source samples that are predicted as i and are of class j. Raises ExportError where the
+    source has no labels."""
+    if "labels" not in survey:
+        raise ExportError("needs the classes of the source samples; give labels with source_batches")
+    y, labels = survey["y"], survey["labels"]
+    counts = np.zeros((y.shape[1], y.shape[1]))
+    np.add.at(counts, (y.argmax(1), labels), 1.0)
+    return torch.from_numpy(counts / len(labels)).float()
 
 
 FLOOR = 0.01
