@@ -43,7 +43,7 @@ class MethodChoice:
     """What may change: "affine", "bias", "all", or modules by name; by default what the method says. For methods that
     add vectors to outputs: "norms", or modules by name."""
     optimiser: str = ""
-    """"sgd" or "adam"; by default the method's first."""
+    """"sgd", "adam" or, for weights, "muon"; by default the method's first."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def settle(chosen: Sequence[str | MethodChoice]) -> list[Settled]:
         if name in [s.name for s in settled]:
             raise ExportError(f"methods: {name!r} is there twice; give one of them another name")
         optimiser = choice.optimiser or next(iter(found.rates), None)
-        if optimiser is not None and optimiser not in found.rates:
-            known = ", ".join(found.rates) or "none"
+        if optimiser is not None and optimiser not in found.learns_by:
+            known = ", ".join(found.learns_by) or "none"
             raise ExportError(f"methods: {name}: optimiser {optimiser!r} does not fit; give {known}")
         if choice.changes and optimiser is None:
             raise ExportError(f"methods: {name}: {found.name} learns no parameter; leave changes={choice.changes!r} out")
@@ -148,7 +148,10 @@ def ready(
     model = base
     if changes:
         model = added(base, changes, marked, sample) if found.adds else choose(base, changes, found.frozen_tail)
-    model = replace(model, optimiser=OPTIMISERS[optimiser] if optimiser else STILL)
+    shapes = [part.shape for part in model.parts]
+    if optimiser == "muon" and not any(len(shape) > 1 for shape in shapes):
+        raise ExportError("muon is for matrices, and none may change; give changes='all' or modules, or sgd or adam")
+    model = replace(model, optimiser=OPTIMISERS[optimiser].of(shapes) if optimiser else STILL)
     return gather(model, found.needs, marked, sample, survey)
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from trimtab.exporters.steps.model import Inputs, Model
+from trimtab.exporters.steps.optimisers import OPTIMISERS
 
 Need = Literal["fisher", "class_gaussians", "prior", "feature_moments", "confusion"]
 """What the exporter can compute from source batches: see `source.gather`."""
@@ -56,3 +57,9 @@ class Method:
     change."""
     regression: bool = False
     """Whether it works without classes, too."""
+
+    @property
+    def learns_by(self) -> dict[str, float]:
+        """Optimiser -> learning rate: those of `rates`, then those that have a rate of their own."""
+        others = {name: o.rate for name, o in OPTIMISERS.items() if o.rate and self.rates and name not in self.rates}
+        return {**self.rates, **others}
