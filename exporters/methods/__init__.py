@@ -17,8 +17,7 @@ from trimtab.exporters.steps.method import Method
 from trimtab.runtime.errors import ExportError
 
 METHODS: dict[str, Method] = {
-    m.name: m
-    for m in (TENT, EATA, SAR, COTTA, CAFA, BIAS_VECTORS, LAME, T3A, FEATURE_SHIFT, PRIOR_CORRECTION, BBSE)
+    m.name: m for m in (TENT, EATA, SAR, COTTA, CAFA, BIAS_VECTORS, LAME, T3A, FEATURE_SHIFT, PRIOR_CORRECTION, BBSE)
 }
 
 

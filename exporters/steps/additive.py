@@ -128,7 +128,7 @@ def directions(values: Tensor) -> Tensor:
     centred = (values - values.mean(0)).double()
     deviation = torch.sqrt((centred**2).mean(0))
     scaled = centred / torch.where(deviation > 0, deviation, torch.ones_like(deviation))
-    left, spread, right = torch.linalg.svd(scaled, full_matrices=False)
+    _, spread, right = torch.linalg.svd(scaled, full_matrices=False)
     count = min(RANK, values.shape[1])
     spread = torch.where(spread > 1e-6 * spread[:1].clamp(min=1e-12), spread, torch.zeros_like(spread))
     columns = (right * spread[:, None] / len(values) ** 0.5)[:count].T * deviation[:, None]

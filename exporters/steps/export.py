@@ -73,7 +73,9 @@ def settle(chosen: Sequence[str | MethodChoice]) -> list[Settled]:
             known = ", ".join(found.learns_by) or "none"
             raise ExportError(f"methods: {name}: optimiser {optimiser!r} does not fit; give {known}")
         if choice.changes and optimiser is None:
-            raise ExportError(f"methods: {name}: {found.name} learns no parameter; leave changes={choice.changes!r} out")
+            raise ExportError(
+                f"methods: {name}: {found.name} learns no parameter; leave changes={choice.changes!r} out"
+            )
         settled.append(Settled(found, name, choice.changes or found.changes, optimiser))
     return settled
 
@@ -99,7 +101,8 @@ def build_steps(
     samples: Mapping[str, Array],
     task: str,
 ) -> list[Step]:
-    """All step graphs. `survey`: what is remembered of the source, and `Survey.examples`. `samples`: some of the source, for the proof. Raises ExportError where one cannot be made."""
+    """All step graphs. `survey`: what is remembered of the source, and `Survey.examples`. `samples`: some of the source,
+    for the proof. Raises ExportError where one cannot be made."""
     if not settled:
         return []
     base = build(model, marked, head, by_name, task)

@@ -18,8 +18,8 @@ def cross_entropy(y: Tensor, target: Tensor) -> Tensor:
 
 
 def misfit(features: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """How far the mean and deviation of `features [N, F]` are from those given, each `[F]`: the mean over features of both
-    differences squared, in units of `deviation`."""
+    """How far the mean and deviation of `features [N, F]` are from those given, each `[F]`: the mean over features of
+    both differences squared, in units of `deviation`."""
     own = features.mean(0)
     count = torch.ones_like(features[:, 0]).sum()
     apart = features - own

@@ -209,8 +209,8 @@ def choose(model: Model, changes: str | Sequence[str], frozen_tail: float = 0.0)
     """The model with the parts that may change.
 
     `changes`: "affine" (weights and biases of norms), "bias" (all biases), "all" (all weights), "shift" (a vector added
-    to the features before the last layer), or dotted names of modules whose weights may change. `frozen_tail`: the share of the last norm layers left out of "affine". Raises
-    ExportError where there is nothing of that kind.
+    to the features before the last layer), or dotted names of modules whose weights may change. `frozen_tail`: the
+    share of the last norm layers left out of "affine". Raises ExportError where there is nothing of that kind.
     """
     parameters = {keyed: dotted for dotted, keyed in model.keys.items() if _learnt(model.whole, dotted)}
     if isinstance(changes, str):

@@ -14,7 +14,6 @@ from math import prod
 import torch
 from torch import Tensor
 
-
 Shapes = Sequence[tuple[int, ...]]
 """Of the tensors that lie in the vector, one after another."""
 
@@ -85,9 +84,9 @@ def muon(
     *,
     shapes: Shapes,
 ) -> dict[str, Tensor]:
-    """For matrices v <- momentum v + (1 - momentum) g; u = (1 - momentum) g + momentum v, made orthogonal; theta <- theta -
-    lr sqrt(max(1, rows / columns)) u. Vectors by Adam at `vector_lr`, with 0.9 and 0.95 (Jordan, Jin, Boza, You, Cesista,
-    Newhouse, Bernstein: "Muon: An optimizer for hidden layers in neural networks", 2024; the authors' code).
+    """For matrices v <- momentum v + (1 - momentum) g; u = (1 - momentum) g + momentum v, made orthogonal; theta <-
+    theta - lr sqrt(max(1, rows / columns)) u. Vectors by Adam at `vector_lr`, with 0.9 and 0.95 (Jordan, Jin, Boza,
+    You, Cesista, Newhouse, Bernstein: "Muon: An optimizer for hidden layers in neural networks", 2024, and its code).
 
     A convolution's weights are a matrix of a row for each output channel. Unlike there, first and last layers are taken
     as matrices, too; no weight decay.
@@ -119,7 +118,8 @@ def orthogonal(matrix: Tensor) -> Tensor:
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
-    x = x / torch.linalg.vector_norm(x).clamp(min=1e-7)
+    norm: Tensor = torch.linalg.vector_norm(x)
+    x = x / norm.clamp(min=1e-7)
     for _ in range(ITERATIONS):
         gram = x @ x.T
         x = a * x + (b * gram + c * (gram @ gram)) @ x

@@ -17,6 +17,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trimtab.exporters.steps.decompositions import table
+from trimtab.exporters.steps.resizing import Resizing
 from trimtab.exporters.trace import first_line, quiet, slow_path
 from trimtab.runtime.errors import ExportError
 
@@ -65,6 +66,7 @@ def record(step: Traced, values: Values, batched: set[str], root: nn.Module) -> 
             torch.backends.mkldnn.flags(enabled=False),  # else recurrent layers become one opaque operator
             sdpa_kernel(SDPBackend.MATH),  # and so does attention
             enable_python_dispatcher(),  # without it recurrent layers fix the number of samples
+            Resizing(),
         ):
             first = make_fx(flat)(*given)
             first.graph.eliminate_dead_code()
