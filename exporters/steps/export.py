@@ -101,8 +101,8 @@ def build_steps(
     samples: Mapping[str, Array],
     task: str,
 ) -> list[Step]:
-    """All step graphs. `survey`: what is remembered of the source, and `Survey.examples`. `samples`: some of the source,
-    for the proof. Raises ExportError where one cannot be made."""
+    """All step graphs. `survey`: what is remembered of the source, and `Survey.examples`. `samples`: some of the
+    source, for the proof. Raises ExportError where one cannot be made."""
     if not settled:
         return []
     base = build(model, marked, head, by_name, task)

@@ -69,8 +69,7 @@ def matrix(before: int, after: int, step: float | None, mode: str, align_corners
     ratio = np.float32(step if step is not None else np.float32(before) / np.float32(after))
     found = np.zeros((after, before), np.float32)
     if mode in NEAREST:
-        middle = ((places.astype(float) + 0.5) * float(ratio)).astype(np.float32)
-        at = np.floor(places * ratio if mode == "nearest" else middle)
+        at = np.floor(places * ratio if mode == "nearest" else (places + np.float32(0.5)) * ratio)
         found[np.arange(after), np.minimum(at.astype(int), before - 1)] = 1.0
         return found
     if before == after:
