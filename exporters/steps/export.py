@@ -16,6 +16,7 @@ from trimtab.exporters.assembly import Step
 from trimtab.exporters.marked import Array, Marked
 from trimtab.exporters.methods import method
 from trimtab.exporters.parity import Comparison, difference
+from trimtab.exporters.steps.blocks import ADDED
 from trimtab.exporters.steps.compiler import Compiled, compile_step, hyperparameters, run
 from trimtab.exporters.steps.method import Hyper, Method
 from trimtab.exporters.steps.model import Model, build, choose
@@ -70,6 +71,8 @@ def settle(chosen: Sequence[str | MethodChoice]) -> list[Settled]:
         if optimiser is not None and optimiser not in found.rates:
             known = ", ".join(found.rates) or "none"
             raise ExportError(f"methods: {name}: optimiser {optimiser!r} does not fit; give {known}")
+        if choice.changes and found.changes in ADDED:
+            raise ExportError(f"methods: {name}: it changes {found.changes} and nothing else; leave `changes` out")
         settled.append(Settled(found, name, choice.changes or found.changes if found.changes else "", optimiser))
     return settled
 
@@ -131,7 +134,10 @@ def ready(
     sample: Sample,
 ) -> Model:
     """The model with what may change, how, and what the method needs of the source."""
-    model = choose(base, changes, found.frozen_tail) if changes else base
+    if found.changes in ADDED:
+        model = ADDED[found.changes](base)
+    else:
+        model = choose(base, changes, found.frozen_tail) if changes else base
     model = replace(model, optimiser=OPTIMISERS[optimiser] if optimiser else STILL)
     return gather(model, found.needs, marked, sample, survey, found.rates[optimiser] if optimiser else 0.0)
 

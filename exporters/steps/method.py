@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trimtab.exporters.steps.model import Inputs, Model
 
-Need = Literal["fisher", "class_gaussians", "prior", "posterior", "prototypes", "warm_up", "replay"]
+Need = Literal["fisher", "class_gaussians", "prior", "posterior", "prototypes", "warm_up", "replay", "consistency"]
 """What the exporter can compute from source batches: see `source.gather`."""
 
 State = dict[str, Tensor]
