@@ -80,7 +80,8 @@ class Eager:
         self.marked, head = trace(copied, [data[0][0][:2]], inputs, by_name=False, head=None, frozen=(), notes=notes)
         self.sample = Sample(self.marked)
         batches = self.sample.passing(data)
-        self.survey = survey(lower_all(self.marked)["observe"], self.marked, "classification", batches).source
+        surveyed = survey(lower_all(self.marked)["observe"], self.marked, "classification", batches)
+        self.survey = {**surveyed.source, **surveyed.examples}
         self.base = build(copied, self.marked, head, False)
 
     def stepper(self, name: str, dtype: torch.dtype) -> tuple[dict[str, Tensor], Callable[..., dict[str, Tensor]]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from trimtab.exporters.methods.bbse import BBSE
+from trimtab.exporters.methods.bias_vectors import BIAS_VECTORS
 from trimtab.exporters.methods.cafa import CAFA
 from trimtab.exporters.methods.cotta import COTTA
 from trimtab.exporters.methods.eata import EATA
+from trimtab.exporters.methods.feature_shift import FEATURE_SHIFT
 from trimtab.exporters.methods.itta import ITTA
 from trimtab.exporters.methods.lame import LAME
 from trimtab.exporters.methods.nhl import NHL
@@ -36,9 +39,12 @@ METHODS: dict[str, Method] = {
         NHL,
         ITTA,
         CAFA,
+        BIAS_VECTORS,
         LAME,
         T3A,
+        FEATURE_SHIFT,
         PRIOR_CORRECTION,
+        BBSE,
     )
 }
 

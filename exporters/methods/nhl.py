@@ -32,7 +32,7 @@ from trimtab.exporters.steps.model import Inputs, Model
 
 
 def init_state(model: Model) -> State:
-    return {"theta": model.theta, **model.optimiser.start(_parted(model, model.theta)[1])}
+    return {"theta": model.theta, **model.optimiser.start(model.theta)}
 
 
 def step(model: Model, state: State, inputs: Inputs, hyper: Mapping[str, Tensor]) -> tuple[State, Tensor, Metrics]:
@@ -44,8 +44,8 @@ def step(model: Model, state: State, inputs: Inputs, hyper: Mapping[str, Tensor]
         return value, value
 
     g, value = gradient(loss, modulator)
-    new = model.optimiser.update({**state, "theta": modulator}, g, hyper)
-    new["theta"] = torch.cat([weights, new["theta"]])
+    moved = {**state, "theta": torch.cat([weights, modulator])}
+    new = model.optimiser.update(moved, torch.cat([torch.zeros_like(weights), g]), hyper)
     y = modulated(model, new["theta"], inputs)
     return new, y, {"entropy": entropy(y).mean(), "loss": value}
 

@@ -6,14 +6,13 @@ A block multiplies each value of a layer's output by a weight and adds a bias; a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from trimtab.exporters.steps.hooks import at_outputs
-from trimtab.exporters.steps.model import Inputs, Model, Part, source_statistics
+from trimtab.exporters.steps.model import Inputs, Model, cut, source_statistics
 from trimtab.runtime.errors import ExportError
 
 BLOCKS, MODULATED = "blocks", "the first layer and its modulator"
@@ -36,13 +35,10 @@ def with_blocks(model: Model) -> Model:
 
     with torch.no_grad(), at_outputs(model, {n: partial(measured, n) for n in names}):
         model(model.theta, model.blank, source_statistics)
-    parts: list[Part] = []
-    constants = dict(model.constants)
+    blocks: dict[str, Tensor] = {}
     for name in names:
-        for what, value in (("weight", torch.ones(shapes[name])), ("bias", torch.zeros(shapes[name]))):
-            parts.append(Part(f"block.{name}.{what}", shapes[name], sum(p.size for p in parts)))
-            constants[parts[-1].name] = value
-    return replace(model, parts=tuple(parts), constants=constants)
+        blocks |= {f"block.{name}.weight": torch.ones(shapes[name]), f"block.{name}.bias": torch.zeros(shapes[name])}
+    return cut(model.bound({**model.constants, **blocks}), list(blocks))
 
 
 def through_blocks(model: Model, theta: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -64,9 +60,8 @@ def with_modulator(model: Model) -> Model:
     """
     name, _ = first_layer(model)
     weight = f"model.{name}.weight"
-    shape = tuple(model.constants[weight].shape)
-    parts = Part(weight, shape, 0), Part("modulator", shape[:1], model.constants[weight].numel())
-    return replace(model, parts=parts, constants={**model.constants, "modulator": torch.ones(shape[0])})
+    modulator = torch.ones(len(model.constants[weight]))
+    return cut(model.bound({**model.constants, "modulator": modulator}), [weight, "modulator"])
 
 
 def modulated(model: Model, theta: Tensor, inputs: Inputs) -> Tensor:

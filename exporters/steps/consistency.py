@@ -25,8 +25,10 @@ from trimtab.exporters.trace import slow_path
 DEPTH = 10
 STEPS, BATCH = 100, 32
 """Of learning from the source. The paper's take thousands, in which the network learns, too."""
-PENALTY, SLOWER = 0.1, 0.1
-"""Weight of the distance between gradients; the rate of w over that of the blocks."""
+PENALTY = 0.1
+"""Weight of the distance between gradients."""
+RATES = torch.tensor(1e-3), torch.tensor(1e-4)
+"""Of the blocks and of w."""
 ADAM = {"beta1": torch.tensor(0.9), "beta2": torch.tensor(0.999)}
 
 
@@ -39,7 +41,7 @@ def inconsistency(weighing: Tensor, features: Tensor, others: Tensor) -> Tensor:
     return ((a * gap + b) ** 2).mean()
 
 
-def learnt(model: Model, batches: Sequence[Labelled], rate: float) -> dict[str, Tensor]:
+def learnt(model: Model, batches: Sequence[Labelled]) -> dict[str, Tensor]:
     """`blocks [Q]` and `weighing`, from labelled source batches.
 
     In turns the blocks move with the gradient of the cross-entropies of both views and the inconsistency, and w with
@@ -58,9 +60,9 @@ def learnt(model: Model, batches: Sequence[Labelled], rate: float) -> dict[str, 
             inputs, labels = small[number % len(small)]
             losses = partial(_losses, model, (inputs, augmented(inputs, torch.tensor(number), 0)), labels)
             g, _ = gradient(partial(_both, losses, chain["theta"]), blocks["theta"])
-            blocks = adam(blocks, g, {**ADAM, "lr": torch.tensor(rate)})
+            blocks = adam(blocks, g, {**ADAM, "lr": RATES[0]})
             g, _ = gradient(partial(_apart, losses, blocks["theta"]), chain["theta"])
-            chain = adam(chain, g, {**ADAM, "lr": torch.tensor(rate * SLOWER)})
+            chain = adam(chain, g, {**ADAM, "lr": RATES[1]})
     return {"blocks": blocks["theta"], "weighing": chain["theta"]}
 
 

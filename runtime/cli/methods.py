@@ -60,7 +60,7 @@ def _all() -> dict[str, dict[str, Any]]:
             "paper": m.paper,
             "changes": m.changes,
             "needs": list(m.needs),
-            "optimisers": {o: f"{rate:g}" for o, rate in m.rates.items()},
+            "optimisers": {o: f"{rate:g}" for o, rate in m.learns_by.items()},
             "hyper": {k: vars(h) for k, h in hyperparameters(m, next(iter(m.rates), None)).items()},
         }
         for name, m in METHODS.items()
