@@ -21,6 +21,7 @@ Need = Literal[
     "replay",
     "feature_moments",
     "confusion",
+    "consistency",
 ]
 """What the exporter can compute from source batches: see `source.gather`."""
 
