@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trimtab.exporters.marked import Array, Marked
+from trimtab.exporters.steps import label_shift
 from trimtab.exporters.steps.gradient import gradient
 from trimtab.exporters.steps.method import Need
 from trimtab.exporters.steps.model import Model
@@ -77,6 +78,8 @@ def gather(
             found["prior"] = torch.from_numpy(survey["class_prior"]).float()
         elif need == "confusion":
             found["confusion"] = confusion(survey)
+        elif need == "label_shift":
+            found |= label_shift.trained(model, survey)
         else:
             if not marked.features:
                 raise ExportError("the model has no features before a last layer, which the method could look at")
@@ -87,9 +90,7 @@ def gather(
 def confusion(survey: Mapping[str, NDArray[Any]]) -> Tensor:
     """`[K, K]`: the share of source samples that are predicted as i and are of class j. Raises ExportError where the
     source has no labels."""
-    if "labels" not in survey:
-        raise ExportError("needs the classes of the source samples; give labels with source_batches")
-    y, labels = survey["y"], survey["labels"]
+    labels, y = label_shift.labels_of(survey), survey["y"]
     counts = np.zeros((y.shape[1], y.shape[1]))
     np.add.at(counts, (y.argmax(1), labels), 1.0)
     return torch.from_numpy(counts / len(labels)).float()
