@@ -10,7 +10,12 @@ from trimtab.exporters.methods.eata import EATA
 from trimtab.exporters.methods.feature_shift import FEATURE_SHIFT
 from trimtab.exporters.methods.label_shift import LABEL_SHIFT, combined
 from trimtab.exporters.methods.lame import LAME
+from trimtab.exporters.methods.note import NOTE
+from trimtab.exporters.methods.petal import PETAL
 from trimtab.exporters.methods.prior_correction import PRIOR_CORRECTION
+from trimtab.exporters.methods.psmt import PSMT
+from trimtab.exporters.methods.rmt import RMT, RMT_SOURCE_FREE
+from trimtab.exporters.methods.rotta import ROTTA
 from trimtab.exporters.methods.sar import SAR
 from trimtab.exporters.methods.t3a import T3A
 from trimtab.exporters.methods.tent import TENT
@@ -19,7 +24,26 @@ from trimtab.runtime.errors import ExportError
 
 METHODS: dict[str, Method] = {
     m.name: m
-    for m in (TENT, EATA, SAR, COTTA, CAFA, BIAS_VECTORS, LAME, T3A, FEATURE_SHIFT, PRIOR_CORRECTION, BBSE, LABEL_SHIFT)
+    for m in (
+        TENT,
+        EATA,
+        SAR,
+        COTTA,
+        RMT,
+        RMT_SOURCE_FREE,
+        PETAL,
+        PSMT,
+        ROTTA,
+        NOTE,
+        CAFA,
+        BIAS_VECTORS,
+        LAME,
+        T3A,
+        FEATURE_SHIFT,
+        PRIOR_CORRECTION,
+        BBSE,
+        LABEL_SHIFT,
+    )
 }
 
 

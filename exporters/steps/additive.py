@@ -106,7 +106,7 @@ def _outputs(
 
     hooks = [module.register_forward_hook(watch(name)) for name, module in modules.items()]
     try:
-        for batch in sample.batches():
+        for batch, _ in sample.batches():
             with torch.no_grad():
                 base(base.theta, base.standardised(batch, marked), source_statistics)
     finally:

@@ -43,7 +43,7 @@ class MethodChoice:
     """What may change: "affine", "bias", "all", or modules by name; by default what the method says. For methods that
     add vectors to outputs: "norms", or modules by name."""
     optimiser: str = ""
-    """"sgd", "adam" or, for weights, "muon"; by default the method's first."""
+    """"sgd", "nesterov", "adam" or, for weights, "muon"; by default the method's first."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def ready(
     if optimiser == "muon" and not any(len(shape) > 1 for shape in shapes):
         raise ExportError("muon is for matrices, and none may change; give changes='all' or modules, or sgd or adam")
     model = replace(model, optimiser=OPTIMISERS[optimiser].of(shapes) if optimiser else STILL)
-    return gather(model, found.needs, marked, sample, survey)
+    return gather(model, found.needs, marked, sample, survey, found.learns_by[optimiser] if optimiser else 0.0)
 
 
 def prove(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trimtab.exporters.steps.model import Model
 from trimtab.exporters.steps.shares import kept_apart
+from trimtab.exporters.survey import labels_of
 from trimtab.runtime.errors import ExportError
 
 HIDDEN, NUMBERS = 64, 2**24
@@ -22,13 +23,6 @@ STEPS, BATCH, RATE = 1000, 128, 1e-3
 """Of its training, by Adam."""
 CONCENTRATION = (-1.0, 1.0)
 """Bounds of log10 of a Dirichlet distribution's concentration: from all but one class rare to about even."""
-
-
-def labels_of(survey: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    """The classes of the source samples `[n]`. Raises ExportError where they are not known."""
-    if "labels" not in survey:
-        raise ExportError("needs the classes of the source samples; give labels with source_batches")
-    return survey["labels"]
 
 
 def changes(ratios: Tensor, first: Tensor, second: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,13 +38,13 @@ def shifted(model: Model, shares: Tensor) -> Model:
     """The model as the adapter changes it for those shares `[K]`."""
     weight, _ = model.last_layer()
     ratios = torch.log(shares) - torch.log(kept_apart(model.source("prior")))
-    dw, db, scale = changes(ratios, model.source("shift_first"), model.source("shift_second"), weight)
+    dw, db, scale = changes(ratios, model.source("label_shift.first"), model.source("label_shift.second"), weight)
     new = {"classifier.weight": dw, "classifier.bias": db, "feature.scale": 1.0 + scale}
     return model.bound({**model.constants, **new})
 
 
 def trained(model: Model, survey: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-    """The network's `shift_first [K, H]` and `shift_second [H, K F + K + F]`, trained with the model as it is.
+    """The network's `first [K, H]` and `second [H, K F + K + F]`, trained with the model as it is.
 
     Each step draws shares q from a Dirichlet distribution and minimises, over source samples (f, k), the cross-entropy
     of logits(f; q) + log s - log q to k, s being the source's shares: the logits are then right where the shares are q.
@@ -83,4 +77,4 @@ def trained(model: Model, survey: Mapping[str, NDArray[Any]]) -> dict[str, Tenso
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    return {"shift_first": first.detach(), "shift_second": second.detach()}
+    return {"first": first.detach(), "second": second.detach()}

@@ -17,6 +17,11 @@ def cross_entropy(y: Tensor, target: Tensor) -> Tensor:
     return -(torch.softmax(target, 1) * torch.log_softmax(y, 1)).sum(1)
 
 
+def symmetric(y: Tensor, target: Tensor) -> Tensor:
+    """Half the cross-entropy of `y` to `target` and half that of `target` to `y`, both logits `[N, K]`: `[N]`."""
+    return 0.5 * cross_entropy(y, target) + 0.5 * cross_entropy(target, y)
+
+
 def misfit(features: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     """How far the mean and deviation of `features [N, F]` are from those given, each `[F]`: the mean over features of
     both differences squared, in units of `deviation`."""

@@ -11,7 +11,18 @@ from torch import Tensor
 from trimtab.exporters.steps.model import Inputs, Model
 from trimtab.exporters.steps.optimisers import OPTIMISERS
 
-Need = Literal["fisher", "class_gaussians", "prior", "feature_moments", "confusion", "label_shift"]
+Need = Literal[
+    "fisher",
+    "class_gaussians",
+    "prior",
+    "posterior",
+    "prototypes",
+    "warm_up",
+    "replay",
+    "feature_moments",
+    "confusion",
+    "label_shift",
+]
 """What the exporter can compute from source batches: see `source.gather`."""
 
 State = dict[str, Tensor]

@@ -21,9 +21,12 @@ from trimtab.exporters.trace import Whole
 from trimtab.runtime.errors import ExportError
 
 Inputs = Mapping[str, Tensor]
+Labelled = tuple[Inputs, Tensor]
+"""Standardised inputs of some source samples and their class numbers `[N]`."""
 
 Statistics = Callable[[str, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(layer, its input, source mean [C], source variance [C]) -> mean and variance to normalise by, each [C]."""
+"""(layer, its input, source mean [C], source variance [C]) -> mean and variance to normalise by, each [C], or
+[N, C] where each sample has its own."""
 
 
 def source_statistics(layer: str, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,6 +65,8 @@ class Model:
     taken: _Taken
     classes: int
     """0 for a regression."""
+    blank: Mapping[str, Tensor]
+    """Input -> zeros `[1, ...]` of the shape and type of one standardised sample."""
     head: str = ""
     """Dotted name of the last layer; "" where none was found."""
     optimiser: Optimiser = STILL
@@ -159,7 +164,11 @@ class _BatchNorm:
             return F.batch_norm(x, module.running_mean, module.running_var, weight, bias, False, 0.0, module.eps)
         mean, var = statistics(self.layer, x, module.running_mean, module.running_var)
         scale = weight * torch.rsqrt(var + module.eps)
-        shifted: Tensor = scale_shift(x, scale, bias - mean * scale)
+        shift = bias - mean * scale
+        if mean.dim() == 2:
+            column = [*mean.shape, *[1] * (x.dim() - 2)]
+            return x * scale.reshape(column) + shift.reshape(column)
+        shifted: Tensor = scale_shift(x, scale, shift)
         return shifted
 
 
@@ -187,8 +196,10 @@ def build(model: nn.Module, marked: Marked, head: str, by_name: bool, task: str 
     if head:
         modules[head].register_forward_pre_hook(_features(taken, marked))
         modules[head].register_forward_hook(_classified(taken))
+    kinds = {i.name: torch.int64 if i.name in marked.integers else torch.float32 for i in marked.inputs}
+    blank = {i.name: torch.zeros(1, *i.shape, dtype=kinds[i.name]) for i in marked.inputs}
     classes = marked.outputs if task == "classification" else 0
-    return Model(whole, keys, constants, (), tuple(marked.layers), taken, classes, head)
+    return Model(whole, keys, constants, (), tuple(marked.layers), taken, classes, blank, head)
 
 
 def _features(taken: _Taken, marked: Marked) -> Any:

@@ -48,6 +48,15 @@ def sgd(
     return _kept(state, {"theta": state["theta"] - hyper["lr"] * velocity, "velocity": velocity}, keep)
 
 
+def nesterov(
+    state: Mapping[str, Tensor], gradient: Tensor, hyper: Mapping[str, Tensor], keep: Tensor | None = None
+) -> dict[str, Tensor]:
+    """v <- momentum v + g; theta <- theta - lr (g + momentum v) (Nesterov 1983, as PyTorch has it)."""
+    velocity = hyper["momentum"] * state["velocity"] + gradient
+    theta = state["theta"] - hyper["lr"] * (gradient + hyper["momentum"] * velocity)
+    return _kept(state, {"theta": theta, "velocity": velocity}, keep)
+
+
 def start_adam(theta: Tensor) -> dict[str, Tensor]:
     return {"mean": torch.zeros_like(theta), "square": torch.zeros_like(theta), "updates": torch.zeros(())}
 
@@ -147,8 +156,10 @@ def still(
 
 STILL = Optimiser(lambda theta: {}, still, {})
 """For methods without a backward pass."""
+_MOMENTUM = {"momentum": (0.9, 0.0, 0.999, "share of the last step that is kept")}
 OPTIMISERS = {
-    "sgd": Optimiser(start_sgd, sgd, {"momentum": (0.9, 0.0, 0.999, "share of the last step that is kept")}),
+    "sgd": Optimiser(start_sgd, sgd, _MOMENTUM),
+    "nesterov": Optimiser(start_sgd, nesterov, _MOMENTUM),
     "adam": Optimiser(
         start_adam,
         adam,

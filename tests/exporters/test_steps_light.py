@@ -20,7 +20,6 @@ from tests.exporters.test_steps import batches, standard
 from trimtab.exporters import MethodChoice, export
 from trimtab.exporters.marked import Marked
 from trimtab.exporters.steps import label_shift
-from trimtab.exporters.steps.export import settle
 from trimtab.exporters.steps.model import build
 from trimtab.exporters.steps.optimisers import OPTIMISERS
 from trimtab.runtime.bundle import load_bundle
@@ -207,7 +206,7 @@ def test_bbse(mixture: Any) -> None:
 def test_label_shift_alone_and_with_another_method(mixture: Any, name: str, lr: float) -> None:
     model, path = mixture
     kept = {i.name: numpy_helper.to_array(i) for i in onnx.load(path / f"step.{name}.onnx").graph.initializer}
-    network = [kept[f"source.shift_{part}"] for part in ("first", "second")]
+    network = [kept[f"source.label_shift.{part}"] for part in ("first", "second")]
     prior = load_bundle(path).source.class_prior
     oracle = light.LabelShift(model, "head", prior, network, 0.3, lr)
     given = {"label_rate": 0.3, **({"lr": lr} if lr else {})}
@@ -241,7 +240,8 @@ def test_the_label_shift_network_learns_what_other_shares_ask_for() -> None:
     survey = {"features": features, "labels": labels, "y": y, "class_prior": np.bincount(labels) / len(labels)}
     network = label_shift.trained(model, survey)
     prior = torch.from_numpy(survey["class_prior"]).float()
-    ready = model.bound({"source.prior": prior, **{f"source.{n}": v for n, v in network.items()}, **model.constants})
+    learnt = {f"source.label_shift.{n}": v for n, v in network.items()}
+    ready = model.bound({**model.constants, "source.prior": prior, **learnt})
     for shares in (np.array([0.05, 0.05, 0.2, 0.7]), np.array([0.9, 0.04, 0.03, 0.03])):
         x, labels = drawn(4000, shares)
         changed = label_shift.shifted(ready, torch.from_numpy(shares).float()).constants
@@ -335,8 +335,3 @@ def test_what_does_not_fit_is_said(method: Any, words: str, tmp_path: Path) -> N
 def test_what_needs_labels_says_so(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="method bbse: needs the classes of the source samples; give labels"):
         exported(settled(Mixture()), tmp_path, ["bbse"], [None] * 4, classes=list("abcde"))
-
-
-def test_optimisers_are_listed() -> None:
-    with pytest.raises(ExportError, match="optimiser 'sdg' does not fit; give adam, sgd, muon"):
-        settle([MethodChoice("tent", optimiser="sdg")])

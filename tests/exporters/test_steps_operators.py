@@ -12,6 +12,7 @@ from onnx import helper
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from trimtab.exporters.drafting import Draft
 from trimtab.exporters.steps import operators  # noqa: F401 - registers them
 from trimtab.exporters.steps.primitives import batch_norm, moments, scale_shift
 from trimtab.exporters.steps.tracing import record
@@ -25,15 +26,15 @@ torch.set_num_threads(1)
 def through_onnx(step: Any, values: dict[str, Tensor], root: nn.Module, samples: int) -> dict[str, np.ndarray]:
     """`step` recorded with 4 samples of `values["x"]` and run on the first `samples`."""
     recorded = record(step, {**values, "x": values["x"][:4]}, {"x"}, root)
-    translation = Translation(recorded, {}, set())
-    for name, end in zip(recorded.outputs, translation.run(), strict=True):
-        translation.draft.node("Identity", end, out=name)
+    draft = Draft()
+    for name, end in zip(recorded.outputs, Translation(recorded, draft, {}, {}).run(), strict=True):
+        draft.node("Identity", end, out=name)
     graph = helper.make_graph(
-        translation.draft.nodes,
+        draft.nodes,
         "test",
         [helper.make_tensor_value_info(n, TYPES[v.dtype], [None] * v.dim()) for n, v in values.items()],
         [onnx.ValueInfoProto(name=n) for n in recorded.outputs],
-        list(translation.draft.initializers.values()),
+        list(draft.initializers.values()),
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     feed = {n: v.numpy() for n, v in values.items()}
