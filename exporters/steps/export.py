@@ -63,9 +63,9 @@ def settle(chosen: Sequence[str | MethodChoice]) -> list[Settled]:
     for choice in (MethodChoice(c) if isinstance(c, str) else c for c in chosen):
         found = method(choice.method)
         name = choice.name or found.name
-        if not re.fullmatch(r"[a-z0-9_-]+", name):
+        if not re.fullmatch(r"[a-z0-9_+-]+", name):
             raise ExportError(
-                f"methods: {name!r} may hold small letters, digits, - and _ only, since a file is named after it"
+                f"methods: {name!r} may hold small letters, digits, -, + and _ only, since a file is named after it"
             )
         if name in [s.name for s in settled]:
             raise ExportError(f"methods: {name!r} is there twice; give one of them another name")

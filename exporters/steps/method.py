@@ -22,6 +22,7 @@ Need = Literal[
     "feature_moments",
     "confusion",
     "consistency",
+    "label_shift",
 ]
 """What the exporter can compute from source batches: see `source.gather`."""
 
