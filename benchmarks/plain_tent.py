@@ -31,7 +31,7 @@ class PlainTent:
         self.optimiser = kind or torch.optim.Adam(self.parameters, lr=1e-3)
 
     def step(self, x: Tensor) -> Tensor:
-        y = self.model(x)
+        y: Tensor = self.model(x)
         h = -(y.softmax(1) * y.log_softmax(1)).sum(1)
         loss = h.mean()
         if self.filtered:

@@ -36,7 +36,7 @@ from trimtab.exporters.assembly import lower_all
 from trimtab.exporters.inputs import DEFAULT, describe_inputs
 from trimtab.exporters.methods import METHODS
 from trimtab.exporters.steps.compiler import hyperparameters, run
-from trimtab.exporters.steps.export import ready, relative
+from trimtab.exporters.steps.export import MethodChoice, Settled, ready, relative, settle
 from trimtab.exporters.steps.model import build
 from trimtab.exporters.steps.source import Sample
 from trimtab.exporters.survey import survey
@@ -44,6 +44,7 @@ from trimtab.exporters.trace import prepare, trace
 from trimtab.runtime.errors import ExportError
 
 STEPS, BATCH = 50, 32
+CHOICES: list[str | MethodChoice] = [*METHODS, "tent+label_shift", MethodChoice("tent", "tent-muon", "all", "muon")]
 LOOSER: dict[str, dict[str, float]] = {"eata": {"margin": 0.9, "redundancy": 0.95}, "sar": {"margin": 0.9}}
 """For parity: models that were trained for a moment are not sure enough of drifted data for the filters' defaults."""
 TARGETS = {"theta": 1e-3, "same": 0.999, "times faster": 2.0, "memory share": 0.5}
@@ -64,16 +65,16 @@ def main(kinds: Sequence[str]) -> None:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data = [clouds.draw(64) for _ in range(8)]
-            names, refused = exported(model, data, folder, [str(k) for k in range(len(clouds.patterns))])
+            choices, refused = exported(model, data, folder, [str(k) for k in range(len(clouds.patterns))])
             parity += [{"model": kind, "method": name, "theta": why} for name, why in refused.items()]
             eager = Eager(model, data)
             stream = [clouds.draw(BATCH, drifted=True)[0] for _ in range(STEPS)]
-            for name in names:
-                parity.append({"model": kind, "method": name, **compare(folder, name, eager, stream)})
+            for choice in settle(choices):
+                parity.append({"model": kind, "method": choice.name, **compare(folder, choice, eager, stream)})
                 print(parity[-1], flush=True)
             if isinstance(model, (ResNet20, MotionNet)):
                 for threads in dict.fromkeys((1, os.cpu_count() or 1)):
-                    fast, small = timed(kind, model, names, Path(folder), clouds, threads)
+                    fast, small = timed(kind, model, [c.name for c in settle(choices)], Path(folder), clouds, threads)
                     speed += fast
                     memory += small
         write("steps", parity, targets=TARGETS, steps=STEPS, batch=BATCH)
@@ -84,20 +85,20 @@ def main(kinds: Sequence[str]) -> None:
 
 def exported(
     model: nn.Module, data: list[tuple[Tensor, Tensor]], folder: str, classes: list[str]
-) -> tuple[list[str], dict[str, str]]:
-    """The methods that the bundle in `folder` has now; and those that do not go with the model, and why."""
-    names, refused = list(METHODS), dict[str, str]()
+) -> tuple[list[str | MethodChoice], dict[str, str]]:
+    """What of CHOICES the bundle in `folder` has now; and, by name, why the model cannot have the others."""
+    choices, refused = list(CHOICES), dict[str, str]()
     while True:
         try:
-            export(model, data[0][0][:2], data, folder, name="m", classes=classes, methods=names)
+            export(model, data[0][0][:2], data, folder, name="m", classes=classes, methods=choices)
         except ExportError as error:
             name = str(error).partition(":")[0].removeprefix("method ")
-            if name not in names:
+            left = [c for c in choices if settle([c])[0].name != name]
+            if len(left) == len(choices):
                 raise
-            names.remove(name)
-            refused[name] = str(error)
+            choices, refused[name] = left, str(error)
         else:
-            return names, refused
+            return choices, refused
 
 
 class Eager:
@@ -110,16 +111,19 @@ class Eager:
         self.marked, head = trace(copied, [data[0][0][:2]], inputs, by_name=False, head=None, frozen=(), notes=notes)
         self.sample = Sample(self.marked)
         batches = self.sample.passing(data)
-        self.survey = survey(lower_all(self.marked)["observe"], self.marked, "classification", batches).source
+        surveyed = survey(lower_all(self.marked)["observe"], self.marked, "classification", batches)
+        self.survey = {**surveyed.source, **surveyed.examples}
         self.base = build(copied, self.marked, head, False)
 
-    def stepper(self, name: str, dtype: torch.dtype) -> tuple[dict[str, Tensor], Callable[..., dict[str, Tensor]]]:
+    def stepper(
+        self, choice: Settled, dtype: torch.dtype
+    ) -> tuple[dict[str, Tensor], Callable[..., dict[str, Tensor]]]:
         """The first state, and a function (x, state) -> what the step graph gives."""
-        method = METHODS[name]
-        optimiser = next(iter(method.rates), None)
-        model = ready(method, self.base, method.changes, optimiser, self.marked, self.survey, self.sample)
+        method, optimiser = choice.found, choice.optimiser
+        model = ready(method, self.base, choice.changes, optimiser, self.marked, self.survey, self.sample)
         model = model.bound({n: v.to(dtype) if v.is_floating_point() else v for n, v in model.constants.items()})
-        hyper = {n: h.default for n, h in hyperparameters(method, optimiser).items()} | LOOSER.get(name, {})
+        hyper = {n: h.default for n, h in hyperparameters(method, optimiser).items()}
+        hyper |= LOOSER.get(choice.name, {})
         values = {f"hyper.{n}": torch.tensor(v, dtype=dtype) for n, v in hyper.items()}
 
         def step(x: Tensor, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -130,19 +134,19 @@ class Eager:
         return start, step
 
 
-def compare(folder: str, name: str, eager: Eager, stream: list[Tensor]) -> dict[str, Any]:
-    adapter = load(folder, name, threads=1, **LOOSER.get(name, {}))
+def compare(folder: str, choice: Settled, eager: Eager, stream: list[Tensor]) -> dict[str, Any]:
+    adapter = load(folder, choice.name, threads=1, **LOOSER.get(choice.name, {}))
     ys, kept = [], []
     for x in stream:
         ys.append(adapter.step(x.numpy()))
         kept.append(adapter.metrics.get("kept", float("nan")))
-    single, wanted = followed(eager, name, stream, torch.float32)
+    single, wanted = followed(eager, choice, stream, torch.float32)
     same = float(np.mean([y.argmax(1) == w.argmax(1) for y, w in zip(ys, wanted, strict=True)]))
     row: dict[str, Any] = {"theta": "-", "same": same, "exact": "-", "kept": "-"}
     if adapter.theta.size:
         row["theta"] = relative(adapter.theta, single)
         if row["theta"] > PART or same < 1.0:
-            truth, _ = followed(eager, name, stream, torch.float64)
+            truth, _ = followed(eager, choice, stream, torch.float64)
             row["exact"] = f"{relative(adapter.theta, truth):.0e}, {relative(single, truth):.0e}"
     if not np.isnan(kept).any():
         row["kept"] = float(np.mean(kept))
@@ -150,10 +154,10 @@ def compare(folder: str, name: str, eager: Eager, stream: list[Tensor]) -> dict[
 
 
 def followed(
-    eager: Eager, name: str, stream: list[Tensor], dtype: torch.dtype
+    eager: Eager, choice: Settled, stream: list[Tensor], dtype: torch.dtype
 ) -> tuple[np.ndarray[Any, Any], list[np.ndarray[Any, Any]]]:
     """Theta after all steps in PyTorch, and what each step predicted."""
-    state, step = eager.stepper(name, dtype)
+    state, step = eager.stepper(choice, dtype)
     ys = []
     for x in stream:
         out = step(x, state)
@@ -224,7 +228,7 @@ class Worker:
     def _said(self) -> dict[str, Any]:
         line = self.process.stdout.readline() if self.process.stdout else ""
         if not line:
-            raise RuntimeError(f"{self.process.args} has ended")
+            raise RuntimeError(f"{self.process.args!r} has ended")
         found: dict[str, Any] = json.loads(line)
         return found
 

@@ -62,7 +62,7 @@ def hyperparameters(method: Method, optimiser: str | None) -> dict[str, Hyper]:
     """All of a method's, those of the optimiser first."""
     found: dict[str, Hyper] = {}
     if optimiser is not None:
-        found["lr"] = Hyper(method.rates[optimiser], 0.0, 10.0, "learning rate")
+        found["lr"] = Hyper(method.learns_by[optimiser], 0.0, 10.0, "learning rate")
         found |= {name: Hyper(*rest) for name, rest in OPTIMISERS[optimiser].hyper.items()}
     return found | dict(method.hyper)
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trimtab.exporters.marked import Array, Marked
-from trimtab.exporters.steps import contrast, replay
+from trimtab.exporters.steps import consistency, contrast, label_shift, replay
 from trimtab.exporters.steps.gradient import gradient
 from trimtab.exporters.steps.method import Need
 from trimtab.exporters.steps.model import Labelled, Model, source_statistics
 from trimtab.exporters.steps.posterior import posterior
 from trimtab.exporters.steps.teacher import warmed_up
-from trimtab.exporters.survey import Batch, named
+from trimtab.exporters.survey import Batch, labels_of, named
 from trimtab.runtime.errors import ExportError
 
 SAMPLES = 2000
@@ -103,31 +103,62 @@ def gather(
     batches = labelled(model, marked, sample) if set(needs) & LEARNT else []
     for need in needs:
         if need in OF_FEATURES and not marked.features:
-            raise ExportError("the model has no features before a last layer, of which class means could be made")
+            raise ExportError("the model has no features before a last layer, which the method could look at")
         if need == "fisher":
             found["fisher"] = fisher(model, marked, sample)
         elif need == "prior":
             found["prior"] = torch.from_numpy(survey["class_prior"]).float()
         elif need == "class_gaussians":
             found |= class_gaussians(survey)
+        elif need == "feature_moments":
+            found |= feature_moments(survey)
+        elif need == "confusion":
+            found["confusion"] = confusion(survey)
+        elif need == "label_shift":
+            found |= _below(need, label_shift.trained(model, survey))
         elif need == "posterior":
             found |= _below(need, posterior(model, batches))
         elif need == "prototypes":
             found |= _below(need, contrast.prototypes(model, batches))
         elif need == "warm_up":
             found |= _below(need, warmed_up(model, batches, rate))
-        else:
+        elif need == "replay":
             found |= _below(need, replay.kept(batches))
+        else:
+            found |= _below(need, consistency.learnt(model, batches))
     return model.bound({**model.constants, **_below("source", found)})
 
 
-LEARNT: set[Need] = {"posterior", "prototypes", "warm_up", "replay"}
+LEARNT: set[Need] = {"posterior", "prototypes", "warm_up", "replay", "consistency"}
 """What is made of labelled source batches."""
-OF_FEATURES: set[Need] = {"class_gaussians", "prototypes"}
+OF_FEATURES: set[Need] = {"class_gaussians", "prototypes", "feature_moments"}
 
 
 def _below(name: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{name}.{what}": value for what, value in values.items()}
+
+
+def confusion(survey: Mapping[str, NDArray[Any]]) -> Tensor:
+    """`[K, K]`: the share of source samples that are predicted as i and are of class j. Raises ExportError where the
+    source has no labels."""
+    labels, y = labels_of(survey), survey["y"]
+    counts = np.zeros((y.shape[1], y.shape[1]))
+    np.add.at(counts, (y.argmax(1), labels), 1.0)
+    return torch.from_numpy(counts / len(labels)).float()
+
+
+FLOOR = 0.01
+"""Least deviation of a feature, in units of their root mean square: some never move in the source."""
+
+
+def feature_moments(survey: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    """`feature_mean [F]` and `feature_deviation [F]`."""
+    variance = np.diag(survey["feature_cov"])
+    deviation = np.sqrt(np.maximum(variance, max(FLOOR**2 * variance.mean(), 1e-12)))
+    return {
+        "feature_mean": torch.from_numpy(survey["feature_mean"]).float(),
+        "feature_deviation": torch.from_numpy(deviation).float(),
+    }
 
 
 SHRINKAGE = 0.1
