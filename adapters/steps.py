@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import yaml
@@ -69,7 +71,7 @@ class StepAdapter:
         """
         self.name = described.name
         self.parts = described.parts
-        self.hyper = _values(described, hyper)
+        self.hyper = checked(described, hyper)
         self.metrics: dict[str, float] = {}
         """Of the last step."""
         self.refused = 0
@@ -169,6 +171,13 @@ class StepAdapter:
             raise ValueError(f"{self.name}: the inputs differ in their number of samples")
         return arrays
 
+    def another(self) -> StepAdapter:
+        """One that shares the session, at its start: for another stream."""
+        other = copy(self)
+        other.metrics, other.refused = {}, 0
+        other.reset()
+        return other
+
     @staticmethod
     def finite(inputs: Mapping[str, Array]) -> NDArray[np.bool_]:
         """`[N]`: which samples of a batch hold neither NaN nor infinity."""
@@ -250,11 +259,41 @@ def _verified(folder: Path, name: str, expected: str) -> bytes:
     return data
 
 
-def _values(described: StepGraph, given: Mapping[str, float]) -> dict[str, float]:
+def packed(states: Mapping[str, State]) -> bytes:
+    """States by name, as bytes for a journal; none: no bytes."""
+    if not states:
+        return b""
+    data = io.BytesIO()
+    arrays: dict[str, Any] = {f"{name}/{part}": v for name, state in states.items() for part, v in state.items()}
+    np.savez(data, **arrays)
+    return data.getvalue()
+
+
+def unpacked(data: bytes) -> dict[str, State]:
+    """What `packed` made bytes of. Raises ValueError where they are something else."""
+    states: dict[str, State] = {}
+    if data:
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                for key in arrays.files:
+                    name, _, part = key.partition("/")
+                    states.setdefault(name, {})[part] = arrays[key]
+        except (OSError, BadZipFile) as error:
+            raise ValueError(f"the state of a step graph is damaged ({error})") from None
+    return states
+
+
+def checked(described: StepGraph, given: Mapping[str, float]) -> dict[str, float]:
+    """All hyperparameters, `given` in place of the defaults.
+
+    Raises ValueError, one sentence, where one is unknown, is no number, or is out of its bounds.
+    """
     known = described.hyper
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{described.name} has no hyperparameter {name!r}; it has {', '.join(known) or 'none'}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{described.name}: {name} is {value!r}; give a number")
         if not known[name].low <= value <= known[name].high:
             raise ValueError(
                 f"{described.name}: {name} is {value:g}; give one from {known[name].low:g} to {known[name].high:g}"
