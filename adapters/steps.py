@@ -278,8 +278,8 @@ def unpacked(data: bytes) -> dict[str, State]:
                 for key in arrays.files:
                     name, _, part = key.partition("/")
                     states.setdefault(name, {})[part] = arrays[key]
-        except (OSError, BadZipFile) as error:
-            raise ValueError(f"the state of a step graph is damaged ({error})") from None
+        except (OSError, EOFError, ValueError, BadZipFile) as error:
+            raise ValueError("the state of a step graph is damaged") from error
     return states
 
 
