@@ -115,7 +115,7 @@ class Guarded:
             "counts": np.array([self._seen, self._next, self._wait], np.int64),
             **{f"evidence.{name}": value for name, value in self._evidence.state().items()},
         }
-        good = self._good or {}
+        good = self._good if self._good is not None and not self.trusted else {}
         return {
             **{f"guard.{name}": value for name, value in own.items()},
             **{f"method.{name}": value for name, value in self.adapter.state().items()},
@@ -133,9 +133,9 @@ class Guarded:
             raise ValueError(f"{self.adapter.name}: the state is not that of a guarded method")
         self._evidence.restore({n.removeprefix("evidence."): v for n, v in own.items() if n.startswith("evidence.")})
         self.adapter.restore(part("method."))
-        good = part("good.")
-        self._good = {name: value.copy() for name, value in good.items()} if good else None
         self.trusted = bool(own["trusted"])
+        good = part("good.")
+        self._good = self.adapter.state() if self.trusted else {n: v.copy() for n, v in good.items()} or None
         self._seen, self._next, self._wait = (int(n) for n in own["counts"])
 
     def _judge(self, refused: bool) -> None:
@@ -147,7 +147,7 @@ class Guarded:
         if self.trusted:
             self._good = self.adapter.state()
             self._wait = RUN * RUNS
-        elif fault and self._seen >= self._next:
+        elif fault and self._seen >= self._next and self.adapter.state():
             self._undo(fault)
 
     def _earns(self, found: Finding) -> bool:

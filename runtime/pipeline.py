@@ -270,9 +270,14 @@ class Pipeline:
         method = None
         if not adaptation.paused and adaptation.versions.pinned is None:
             trusted = stepping.guarded.trusted
-            y, places = stepping.step(self._names)
-            method = stepping.name if places and stepping.guarded.trusted else None
-            if method is not None:
+            try:
+                y, places = stepping.step(self._names)
+            except InferenceError as error:
+                step.failure = str(error)
+                log.error("a step on %d windows of %s failed: %s", len(stepping.held), stream.name, error)
+                places = []
+            if places and stepping.guarded.trusted:
+                method = stepping.name
                 for i, (found, score, _, logits) in zip(places, self._read(Outputs(y, None, None), False), strict=True):
                     results[i] = (found, score, watched[i], logits)
             step.events += stepping.report(adaptation.version, trusted)

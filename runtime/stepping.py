@@ -17,6 +17,8 @@ from trimtab.adapters.protection import Guarded, Undone
 from trimtab.adapters.steps import StepAdapter, packed, unpacked
 from trimtab.runtime.blocks import Sample
 from trimtab.runtime.decisions import Event, short
+from trimtab.runtime.errors import InferenceError
+from trimtab.runtime.providers import library_errors, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ class Stepping:
     def step(self, names: list[str]) -> tuple[NDArray[np.float32], list[int]]:
         """Run the method on the windows that wait and that a model can take; `names`: of the model's inputs.
 
-        Returns `y [n, K]`, as is to be decided, and the places of those windows among `held`.
+        Returns `y [n, K]`, as is to be decided, and the places of those windows among `held`. Raises InferenceError
+        where ONNX Runtime cannot; the state is then as it was.
         """
         places = [i for i, h in enumerate(self.held) if h.static is not None]
         static = [h.static for h in self.held if h.static is not None]
@@ -64,7 +67,10 @@ class Stepping:
             return np.zeros((0, 0), np.float32), []
         inputs = {name: np.stack([self.held[i].sample.inputs[k] for i in places]) for k, name in enumerate(names)}
         self._packed = None
-        return self.guarded.step(inputs, np.stack(static)), places
+        try:
+            return self.guarded.step(inputs, np.stack(static)), places
+        except library_errors() as error:
+            raise InferenceError(f"{self.name}: {one_line(error)}") from error
 
     def reset(self) -> None:
         """The method begins anew."""

@@ -15,14 +15,15 @@ from trimtab.adapters import catalogue
 from trimtab.adapters.gradient_steps import GradientSteps, is_row
 from trimtab.adapters.guard import CONFIRMED, ERROR, Verdict, judge
 from trimtab.adapters.methods import Context, Declined, Method, Windows
-from trimtab.adapters.steps import State, StepAdapter, StepGraph, read
+from trimtab.adapters.steps import State, StepAdapter, StepGraph
 from trimtab.adapters.versions import Version
 from trimtab.runtime.blocks import Sample
-from trimtab.runtime.bundle import Bundle
+from trimtab.runtime.bundle import Bundle, read_step
 from trimtab.runtime.config import Adaptation, Config
 from trimtab.runtime.decisions import short
-from trimtab.runtime.errors import BundleError, ConfigError, InferenceError
+from trimtab.runtime.errors import ConfigError, InferenceError
 from trimtab.runtime.executors import Executor
+from trimtab.runtime.providers import library_errors, one_line
 from trimtab.runtime.sessions import Engine
 from trimtab.runtime.stepping import Stepping
 from trimtab.runtime.validation import choice, shown
@@ -103,7 +104,7 @@ def configured_methods(config: Adaptation, bundle: Bundle) -> Configured:
                 f"adaptation.methods.{place}: {shown(name)} is unknown, and the bundle {bundle.path} has {known}; "
                 f"{choice(name, [*catalogue.names(), *there])}"
             )
-        graph = None if name in catalogue.names() else _graph(bundle, name)
+        graph = None if name in catalogue.names() else read_step(bundle, name)
         try:
             tried.append(catalogue.build(name, options) if graph is None else _steps(graph, options, own))
         except ValueError as error:
@@ -121,14 +122,6 @@ def configured_methods(config: Adaptation, bundle: Bundle) -> Configured:
                 "use it with `policy: always`, or drop it"
             )
     return Configured(tried=tried if config.policy != "off" else ())
-
-
-def _graph(bundle: Bundle, name: str) -> StepGraph:
-    """Raises BundleError where it cannot be read."""
-    try:
-        return read(bundle.path, name)
-    except ValueError as error:
-        raise BundleError(str(error)) from None
 
 
 def _steps(graph: StepGraph, options: Mapping[str, Any], own: Sequence[str]) -> GradientSteps:
@@ -245,7 +238,10 @@ def attempted(plan: Plan, current: Version, earlier: Sequence[Version], windows:
         theta = attempt.theta
     for method in plan.methods:
         if isinstance(method, GradientSteps):
-            proposal = method.propose(plan.context, theta, windows, attempt.states.get(method.name))
+            try:
+                proposal = method.propose(plan.context, theta, windows, attempt.states.get(method.name))
+            except library_errors() as fault:
+                raise InferenceError(f"{method.name}: {one_line(fault)}") from fault
         else:
             proposal = method.propose(plan.context, theta, windows)
         if isinstance(proposal, Declined):
