@@ -30,13 +30,14 @@ from trimtab.exporters.assembly import lower_all
 from trimtab.exporters.inputs import DEFAULT, describe_inputs
 from trimtab.exporters.methods import METHODS
 from trimtab.exporters.steps.compiler import hyperparameters, run
-from trimtab.exporters.steps.export import ready, relative
+from trimtab.exporters.steps.export import MethodChoice, Settled, ready, relative, settle
 from trimtab.exporters.steps.model import build
 from trimtab.exporters.steps.source import Sample
 from trimtab.exporters.survey import session, survey
 from trimtab.exporters.trace import prepare, trace
 
 STEPS, BATCH = 50, 32
+CHOICES = [*METHODS, "tent+label_shift", MethodChoice("tent", "tent-muon", "all", "muon")]
 LOOSER: dict[str, dict[str, float]] = {
     "eata": {"margin": 0.9, "redundancy": 0.95},
     "sar": {"margin": 0.9},
@@ -57,15 +58,16 @@ def main(kinds: Sequence[str]) -> None:
             warnings.simplefilter("ignore")
             data = [clouds.draw(64) for _ in range(8)]
             classes = [str(k) for k in range(len(clouds.patterns))]
-            export(model, data[0][0][:2], data, folder, name="m", classes=classes, methods=list(METHODS))
+            export(model, data[0][0][:2], data, folder, name="m", classes=classes, methods=CHOICES)
             eager = Eager(model, data)
             stream = [clouds.draw(BATCH, drifted=True)[0] for _ in range(STEPS)]
-            for name in METHODS:
+            for choice in settle(CHOICES):
+                name = choice.name
                 parity.append(
                     {
                         "model": kind,
                         "method": name,
-                        **compare(load(folder, name, threads=1, **LOOSER.get(name, {})), eager, stream),
+                        **compare(load(folder, name, threads=1, **LOOSER.get(name, {})), eager, choice, stream),
                     }
                 )
                 print(parity[-1], flush=True)
@@ -90,13 +92,15 @@ class Eager:
         self.survey = {**surveyed.source, **surveyed.examples}
         self.base = build(copied, self.marked, head, False)
 
-    def stepper(self, name: str, dtype: torch.dtype) -> tuple[dict[str, Tensor], Callable[..., dict[str, Tensor]]]:
+    def stepper(
+        self, choice: Settled, dtype: torch.dtype
+    ) -> tuple[dict[str, Tensor], Callable[..., dict[str, Tensor]]]:
         """The first state, and a function (x, state) -> what the step graph gives."""
-        method = METHODS[name]
-        optimiser = next(iter(method.rates), None)
-        model = ready(method, self.base, method.changes, optimiser, self.marked, self.survey, self.sample)
+        method, optimiser = choice.found, choice.optimiser
+        model = ready(method, self.base, choice.changes, optimiser, self.marked, self.survey, self.sample)
         model = model.bound({n: v.to(dtype) if v.is_floating_point() else v for n, v in model.constants.items()})
-        hyper = {n: h.default for n, h in hyperparameters(method, optimiser).items()} | LOOSER.get(name, {})
+        hyper = {n: h.default for n, h in hyperparameters(method, optimiser).items()}
+        hyper |= LOOSER.get(choice.name, {})
         values = {f"hyper.{n}": torch.tensor(v, dtype=dtype) for n, v in hyper.items()}
 
         def step(x: Tensor, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -107,9 +111,9 @@ class Eager:
         return start, step
 
 
-def compare(adapter: StepAdapter, eager: Eager, stream: list[Tensor]) -> dict[str, Any]:
+def compare(adapter: StepAdapter, eager: Eager, choice: Settled, stream: list[Tensor]) -> dict[str, Any]:
     same, count = 0, 0
-    runs = [eager.stepper(adapter.name, dtype) for dtype in (torch.float32, torch.float64)]
+    runs = [eager.stepper(choice, dtype) for dtype in (torch.float32, torch.float64)]
     states = [start for start, _ in runs]
     metrics: dict[str, float] = {}
     for x in stream:

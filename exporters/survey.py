@@ -146,6 +146,13 @@ def survey(graph: bytes, marked: Marked, task: str, batches: Iterable[Batch]) ->
     return Survey(source, kept, count, examples)
 
 
+def labels_of(known: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Those of all source samples `[n]`, from `Survey.examples`. Raises ExportError where there are none."""
+    if "labels" not in known:
+        raise ExportError("needs the classes of the source samples; give labels with source_batches")
+    return known["labels"]
+
+
 def features_of(taken: dict[str, NDArray[Any]]) -> NDArray[Any]:
     """`[n, F]`; F = 0 where the model has none."""
     return taken.get("features", np.zeros((len(taken["y"]), 0), np.float32))

@@ -89,15 +89,17 @@ class Model:
         self, theta: Tensor, inputs: Inputs, statistics: Statistics | None = None
     ) -> tuple[Tensor, Tensor]:
         """Logits `[N, K]`, and the features `[N, F]` before the last layer."""
-        values = dict(self.constants)
-        pieces = torch.split(theta, [p.size for p in self.parts]) if self.parts else ()
-        for part, value in zip(self.parts, pieces, strict=True):
-            values[part.name] = value.reshape(part.shape)
+        values = {**self.constants, **self.pieces(theta)}
         self.taken.statistics, self.taken.features, self.taken.values = statistics, None, values
         named = {dotted: values[name] for dotted, name in self.keys.items()}
         y = functional_call(self.whole, named, tuple(inputs[n] for n in self.whole.names), tie_weights=False)
         features = self.taken.features
         return y + values["output.shift"], y if features is None else features
+
+    def pieces(self, theta: Tensor) -> dict[str, Tensor]:
+        """The named tensors that lie in theta."""
+        cut = torch.split(theta, [p.size for p in self.parts]) if self.parts else ()
+        return {part.name: value.reshape(part.shape) for part, value in zip(self.parts, cut, strict=True)}
 
     def last_layer(self) -> tuple[Tensor, Tensor]:
         """Weight `[K, F]` and bias `[K]` of the last layer as trained. Raises ExportError where it is not linear."""
@@ -195,6 +197,7 @@ def build(model: nn.Module, marked: Marked, head: str, by_name: bool, task: str 
             module.forward = _BatchNorm(layer_.name, module, taken)
     if head:
         modules[head].register_forward_pre_hook(_features(taken, marked))
+        modules[head].register_forward_hook(_classified(taken))
     kinds = {i.name: torch.int64 if i.name in marked.integers else torch.float32 for i in marked.inputs}
     blank = {i.name: torch.zeros(1, *i.shape, dtype=kinds[i.name]) for i in marked.inputs}
     classes = marked.outputs if task == "classification" else 0
@@ -202,18 +205,30 @@ def build(model: nn.Module, marked: Marked, head: str, by_name: bool, task: str 
 
 
 def _features(taken: _Taken, marked: Marked) -> Any:
-    """A hook before the last layer: takes its input `[N, F]` (other axes averaged), and adds the feature shift."""
+    """A hook before the last layer: takes its input `[N, F]` (other axes averaged), shifts and scales it by what the
+    model has of `feature.shift` and `feature.scale`."""
 
     def take(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         axis = marked.features_axis % args[0].dim()
         rest = [a for a in range(1, args[0].dim()) if a != axis]
         taken.features = args[0].mean(rest) if rest else args[0]
-        shift = taken.values.get("feature.shift")
-        if shift is None:
-            return args
-        return (args[0] + shift.reshape([-1 if a == axis else 1 for a in range(args[0].dim())]), *args[1:])
+        shape = [-1 if a == axis else 1 for a in range(args[0].dim())]
+        shift, scale = (taken.values.get(f"feature.{what}") for what in ("shift", "scale"))
+        x = args[0] if shift is None else args[0] + shift.reshape(shape)
+        return (x if scale is None else x * scale.reshape(shape), *args[1:])
 
     return take
+
+
+def _classified(taken: _Taken) -> Any:
+    """A hook after a linear last layer: adds what its weights differ by, where the model has `classifier.weight [K, F]`
+    and `classifier.bias [K]`."""
+
+    def add(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        weight = taken.values.get("classifier.weight")
+        return None if weight is None else output + F.linear(args[0], weight, taken.values["classifier.bias"])
+
+    return add
 
 
 def choose(model: Model, changes: str | Sequence[str], frozen_tail: float = 0.0) -> Model:

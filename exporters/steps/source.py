@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trimtab.exporters.marked import Array, Marked
-from trimtab.exporters.steps import contrast, replay
+from trimtab.exporters.steps import consistency, contrast, label_shift, replay
 from trimtab.exporters.steps.gradient import gradient
 from trimtab.exporters.steps.method import Need
 from trimtab.exporters.steps.model import Labelled, Model, source_statistics
 from trimtab.exporters.steps.posterior import posterior
 from trimtab.exporters.steps.teacher import warmed_up
-from trimtab.exporters.survey import Batch, named
+from trimtab.exporters.survey import Batch, labels_of, named
 from trimtab.runtime.errors import ExportError
 
 SAMPLES = 2000
@@ -114,18 +114,22 @@ def gather(
             found |= feature_moments(survey)
         elif need == "confusion":
             found["confusion"] = confusion(survey)
+        elif need == "label_shift":
+            found |= _below(need, label_shift.trained(model, survey))
         elif need == "posterior":
             found |= _below(need, posterior(model, batches))
         elif need == "prototypes":
             found |= _below(need, contrast.prototypes(model, batches))
         elif need == "warm_up":
             found |= _below(need, warmed_up(model, batches, rate))
-        else:
+        elif need == "replay":
             found |= _below(need, replay.kept(batches))
+        else:
+            found |= _below(need, consistency.learnt(model, batches))
     return model.bound({**model.constants, **_below("source", found)})
 
 
-LEARNT: set[Need] = {"posterior", "prototypes", "warm_up", "replay"}
+LEARNT: set[Need] = {"posterior", "prototypes", "warm_up", "replay", "consistency"}
 """What is made of labelled source batches."""
 OF_FEATURES: set[Need] = {"class_gaussians", "prototypes", "feature_moments"}
 
@@ -137,9 +141,7 @@ def _below(name: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def confusion(survey: Mapping[str, NDArray[Any]]) -> Tensor:
     """`[K, K]`: the share of source samples that are predicted as i and are of class j. Raises ExportError where the
     source has no labels."""
-    if "labels" not in survey:
-        raise ExportError("needs the classes of the source samples; give labels with source_batches")
-    y, labels = survey["y"], survey["labels"]
+    labels, y = labels_of(survey), survey["y"]
     counts = np.zeros((y.shape[1], y.shape[1]))
     np.add.at(counts, (y.argmax(1), labels), 1.0)
     return torch.from_numpy(counts / len(labels)).float()

@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 import trimtab.adapters
 from tests.exporters.oracles import light, literal
 from tests.exporters.test_steps import batches, standard
 from trimtab.exporters import MethodChoice, export
-from trimtab.exporters.steps.export import settle
+from trimtab.exporters.marked import Marked
+from trimtab.exporters.steps import label_shift
+from trimtab.exporters.steps.model import build
 from trimtab.exporters.steps.optimisers import OPTIMISERS
+from trimtab.runtime.bundle import load_bundle
 from trimtab.runtime.errors import ExportError
 
 torch.set_num_threads(1)
@@ -101,7 +106,7 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
             given[::2] = np.minimum(model(standard(x).float()).argmax(1).numpy(), 3)[::2]
     routed = MethodChoice("bias_vectors", "routed", changes=["router", "embed"])
     weights = MethodChoice("tent", "weights", changes="all", optimiser="muon")
-    methods = ["feature_shift", "bias_vectors", routed, "bbse", weights]
+    methods = ["feature_shift", "bias_vectors", routed, "bbse", weights, "label_shift", "tent+label_shift"]
     exported(model, path, methods, labels, classes=list("abcde"))
     np.save(path / "labels.npy", np.concatenate(labels))
     return model, path
@@ -197,6 +202,62 @@ def test_bbse(mixture: Any) -> None:
     np.testing.assert_allclose(adapter.state()["predicted"], oracle.predicted, atol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "lr"), [("label_shift", 0.0), ("tent+label_shift", 0.01)])
+def test_label_shift_alone_and_with_another_method(mixture: Any, name: str, lr: float) -> None:
+    model, path = mixture
+    kept = {i.name: numpy_helper.to_array(i) for i in onnx.load(path / f"step.{name}.onnx").graph.initializer}
+    network = [kept[f"source.label_shift.{part}"] for part in ("first", "second")]
+    prior = load_bundle(path).source.class_prior
+    oracle = light.LabelShift(model, "head", prior, network, 0.3, lr)
+    given = {"label_rate": 0.3, **({"lr": lr} if lr else {})}
+    adapter = trimtab.adapters.load(path, name, threads=1, **given)
+    first = light.Source(model, "head")(standard(batches(model.shape, 1)[0]))[0]
+    for x in batches(model.shape, 5):
+        wanted = oracle.step(standard(x))
+        np.testing.assert_allclose(adapter.step(x), wanted, rtol=1e-3, atol=1e-3)
+        if first is not None:  # at the source's shares nothing is changed
+            torch.testing.assert_close(wanted, first)
+            first = None
+    np.testing.assert_allclose(adapter.state()["shares.label_shift"], oracle.shares, atol=1e-4)
+
+
+def test_the_label_shift_network_learns_what_other_shares_ask_for() -> None:
+    """Of Gaussian classes, whose best decision for any shares is known."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((4, 6))
+    layer = nn.Linear(6, 4)
+    layer.weight.data = torch.from_numpy(centres).float()
+    layer.bias.data = torch.from_numpy(np.log(SKEWED) - 0.5 * (centres**2).sum(1)).float()  # Bayes' rule
+    marked = Marked(onnx.ModelProto(), [], [], 6, 4)
+    model = build(nn.Sequential(layer), marked, "0", False)
+
+    def drawn(count: int, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        labels = rng.choice(4, count, p=shares)
+        return (centres[labels] + rng.standard_normal((count, 6))).astype(np.float32), labels
+
+    features, labels = drawn(4000, SKEWED)
+    y = layer(torch.from_numpy(features)).detach().numpy()
+    survey = {"features": features, "labels": labels, "y": y, "class_prior": np.bincount(labels) / len(labels)}
+    network = label_shift.trained(model, survey)
+    prior = torch.from_numpy(survey["class_prior"]).float()
+    learnt = {f"source.label_shift.{n}": v for n, v in network.items()}
+    ready = model.bound({**model.constants, "source.prior": prior, **learnt})
+    for shares in (np.array([0.05, 0.05, 0.2, 0.7]), np.array([0.9, 0.04, 0.03, 0.03])):
+        x, labels = drawn(4000, shares)
+        changed = label_shift.shifted(ready, torch.from_numpy(shares).float()).constants
+        scaled = torch.from_numpy(x) * changed["feature.scale"]
+        more = nn.functional.linear(scaled, changed["classifier.weight"], changed["classifier.bias"])
+        ours = (layer(scaled) + more).argmax(1).numpy()
+        best = (x @ centres.T + np.log(shares) - 0.5 * (centres**2).sum(1)).argmax(1)
+        right, before, bound = (
+            (p == labels).mean() for p in (ours, layer(torch.from_numpy(x)).argmax(1).numpy(), best)
+        )
+        assert right > before + 0.6 * (bound - before), (right, before, bound)
+    with pytest.raises(ExportError, match="not those of its last layer"):
+        label_shift.trained(model, {**survey, "y": y + 1.0})
+
+
+SKEWED = np.array([0.6, 0.25, 0.1, 0.05])
 SHAPES = [(6, 4), (4,), (3, 5), (8, 2, 3), (2, 9)]
 
 
@@ -262,6 +323,7 @@ def test_muon_in_a_step_graph(mixture: Any) -> None:
         (MethodChoice("bias_vectors", changes=["nope"]), "no module named 'nope'"),
         (MethodChoice("bias_vectors", changes="all"), "changes: 'all' is no list of modules"),
         (MethodChoice("bias_vectors", optimiser="muon"), "muon is for matrices, and none may change"),
+        ("tent+nope", r"no method 'tent\+nope'; there are tent, .* and each of the others with \+label_shift"),
         (MethodChoice("feature_shift", changes="all"), "feature_shift learns no parameter; leave changes='all' out"),
     ],
 )
@@ -273,8 +335,3 @@ def test_what_does_not_fit_is_said(method: Any, words: str, tmp_path: Path) -> N
 def test_what_needs_labels_says_so(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="method bbse: needs the classes of the source samples; give labels"):
         exported(settled(Mixture()), tmp_path, ["bbse"], [None] * 4, classes=list("abcde"))
-
-
-def test_optimisers_are_listed() -> None:
-    with pytest.raises(ExportError, match="optimiser 'sdg' does not fit; give adam, sgd, muon"):
-        settle([MethodChoice("tent", optimiser="sdg")])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tests.exporters.oracles.literal import entropies, taps
+from tests.exporters.oracles.literal import adapting, entropies, taps
 
 
 class Source:
@@ -133,3 +133,37 @@ class Bbse:
         shares = np.maximum(c.sum(0) * np.maximum(w, 0), 1e-4)
         r = p * (shares / shares.sum()) / source
         return r / r.sum(1, keepdims=True)
+
+
+class LabelShift:
+    """Park et al. 2023 as `exporters.methods.label_shift` reads it, on a network that was trained already: alone, or
+    with Tent where `lr` is not 0."""
+
+    def __init__(
+        self, model: nn.Module, head: str, prior: np.ndarray, network: list[np.ndarray], rate: float, lr: float
+    ) -> None:
+        self.model, self.parameters = adapting(model) if lr else (copy.deepcopy(model).double().eval(), [])
+        self.optimiser = torch.optim.Adam(self.parameters, lr=lr) if lr else None
+        self.source = np.maximum(prior, 1e-4) / np.maximum(prior, 1e-4).sum()
+        self.shares, self.rate = self.source, rate
+        self.network = [n.astype(float) for n in network]
+        layer: Any = self.model.get_submodule(head)
+        layer.forward = self._changed
+        self.weight, self.bias = layer.weight.detach(), layer.bias.detach()
+
+    def _changed(self, features: Tensor) -> Tensor:
+        found = np.tanh(np.log(self.shares / self.source) @ self.network[0]) @ self.network[1]
+        k, f = self.weight.shape
+        dw, db, scale = (torch.from_numpy(v) for v in np.split(found, [k * f, k * f + k]))
+        return (features * (1 + scale)) @ (self.weight + dw.reshape(k, f)).T + self.bias + db
+
+    def step(self, x: Tensor) -> Tensor:
+        y = self.model(x)
+        if self.optimiser is not None:
+            self.optimiser.zero_grad()
+            entropies(y).mean().backward()
+            self.optimiser.step()
+        y = y.detach()
+        shares = (1 - self.rate) * self.shares + self.rate * torch.softmax(y, 1).mean(0).numpy()
+        self.shares = np.maximum(shares, 1e-4) / np.maximum(shares, 1e-4).sum()
+        return y
