@@ -13,7 +13,9 @@ m - 1 frequencies between two harmonics, on which there is noise alone, of whate
 given one, and a cycle with corners gets its corners.
 
 **A drift is not taken for a cycle.** A value's residual is pulled in to WINSOR deviations, and weighs 2/n: n begins at
-two cycles and grows to MEMORY of them. After an alarm the cycle may have changed too, and n goes back to one cycle.
+two cycles and grows to MEMORY of them. From an alarm on the cycle stands still, and another one, which is worth half a
+cycle only and so learns fast, is tried beside it for two: what changed may be the cycle. Where the other explains the
+second one better it takes the place of the first, and else it is dropped with all that it made of the drift.
 
 **With a recording** of two cycles and more (and `ENOUGH` values), the detector is made from its residuals: each cycle's
 by the others', as those of a stream would be, so that thresholds see that cycles differ from day to day. Where the
@@ -28,7 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +62,9 @@ BESIDE = 8
 WILD = 8.0
 """Deviations by which a wild value differs from those of its time in other cycles."""
 
+BETTER = 0.9
+"""Share of the squared errors of the cycle that is known, below which another is better."""
+
 ROUNDING = 1e-12
 """The least deviation, as a share of the largest value."""
 
@@ -80,27 +85,53 @@ class Cycle:
     levelled: float
     """Values that the level is worth."""
 
-    def take(self, value: float, now: int, longest: float) -> float:
-        """What the cycle of the values before does not explain of the one at time `now`, which then joins them."""
+    def take(self, value: float, now: int, longest: float, learn: bool) -> tuple[float, float]:
+        """What the cycle does not explain of a value at time `now`, and by how much it is off its level.
+
+        The value then joins the level, and where `learn` the cycle.
+        """
         turned = np.exp(2j * math.pi * (self.lines * now % 1.0))
         rest = value - float((self.weights * turned).real.sum())
         if self.levelled == 0.0:
             self.level = rest
-        error = min(max(rest - self.level, -WINSOR * self.scale), WINSOR * self.scale)
+        error = rest - self.level
+        near = min(max(error, -WINSOR * self.scale), WINSOR * self.scale)
         self.levelled = min(self.levelled + 1.0, longest)
-        self.count = min(self.count + 1.0, MEMORY * longest)
-        self.level += error / self.levelled
-        self.weights += (2.0 / self.count * error) * turned.conj()
-        self.scale = math.sqrt(self.scale**2 + (error * error - self.scale**2) / self.count)
-        return rest
-
-    def doubt(self, longest: float) -> None:
-        """The level is another, and the cycle may be."""
-        self.count = min(self.count, longest)
-        self.levelled = 0.0
+        self.level += near / self.levelled
+        if learn:
+            self.count = min(self.count + 1.0, MEMORY * longest)
+            # Not in place: another may hold the same.
+            self.weights = self.weights + (2.0 / self.count * near) * turned.conj()
+            self.scale = math.sqrt(self.scale**2 + (near * near - self.scale**2) / self.count)
+        return rest, error
 
     def state(self) -> State:
         return {**asdict(self), "lines": self.lines.tolist(), "weights": [[w.real, w.imag] for w in self.weights]}
+
+    @classmethod
+    def of(cls, state: State) -> Cycle:
+        lines = np.array(state["lines"], np.float64)
+        weights = np.array([complex(*w) for w in state["weights"]], np.complex128)
+        return cls(lines, weights, *(float(state[key]) for key in ("level", "scale", "count", "levelled")))
+
+
+@dataclass(slots=True)
+class Trial:
+    """Another cycle, tried beside the one that is known."""
+
+    cycle: Cycle
+    left: int
+    """Values until it is judged."""
+    known: float = 0.0
+    other: float = 0.0
+    """Squared errors in the second half, of the one that is known and of the other."""
+
+    def state(self) -> State:
+        return {"cycle": self.cycle.state(), "left": self.left, "known": self.known, "other": self.other}
+
+    @classmethod
+    def of(cls, state: State) -> Trial:
+        return cls(Cycle.of(state["cycle"]), int(state["left"]), float(state["known"]), float(state["other"]))
 
 
 class Seasonal:
@@ -125,6 +156,7 @@ class Seasonal:
         self._time = 0
         self._learning: list[float | None] = []
         self._cycle: Cycle | None = None
+        self._trial: Trial | None = None
         if reference is not None:
             reference = np.where(np.abs(reference) < HUGE, reference, np.nan)
         if reference is not None and np.isfinite(reference).sum() >= self._least:
@@ -139,8 +171,9 @@ class Seasonal:
     def reset(self) -> None:
         """Forget everything but the time and the cycle."""
         self._detector.reset()
+        self._trial = None
         if self._cycle is not None:
-            self._cycle.doubt(self._longest)
+            self._cycle.levelled = 0.0
 
     def update(self, value: float) -> Finding:
         """Take one value, or let the time of one go by."""
@@ -154,13 +187,31 @@ class Seasonal:
             self._learning.append(value)
             self._learn(now)
             return self._detector.update(math.nan)
-        finding = self._detector.update(self._cycle.take(value, now, self._longest))
+        rest, error = self._cycle.take(value, now, self._longest, learn=self._trial is None)
+        if self._trial is not None:
+            self._try(self._trial, value, now, error)
+        finding = self._detector.update(rest)
         if finding.alarm:
-            self._cycle.doubt(self._longest)
+            self._cycle.levelled = 0.0
+            if self._trial is None:
+                other = replace(self._cycle, count=0.5 * self._longest)
+                self._trial = Trial(other, math.ceil(2 * self._longest))
+            self._trial.cycle.levelled = 0.0
         return finding
 
+    def _try(self, trial: Trial, value: float, now: int, error: float) -> None:
+        _, other = trial.cycle.take(value, now, self._longest, learn=True)
+        if trial.left <= self._longest:
+            trial.known += error * error
+            trial.other += other * other
+        trial.left -= 1
+        if trial.left == 0:
+            if trial.other < BETTER * trial.known:
+                self._cycle = trial.cycle
+            self._trial = None
+
     def _learn(self, now: int) -> None:
-        """Take the cycle from the stream, once three quarters of the values are there, or four times the time is over."""
+        """Take the cycle from the stream, once three quarters of the values are there."""
         if len(self._learning) < self._least:
             return
         values = np.array(self._learning, np.float64)  # None is NaN
@@ -179,6 +230,7 @@ class Seasonal:
             "time": self._time,
             "learning": list(self._learning),
             "cycle": None if self._cycle is None else self._cycle.state(),
+            "trial": None if self._trial is None else self._trial.state(),
             "rest": self._detector.state(),
         }
 
@@ -190,12 +242,8 @@ class Seasonal:
         self._detector.restore(state["rest"])
         self._time = int(state["time"])
         self._learning = [None if v is None else float(v) for v in state["learning"]]
-        known = state["cycle"]
-        self._cycle = known and Cycle(
-            np.array(known["lines"], np.float64),
-            np.array([complex(*w) for w in known["weights"]], np.complex128),
-            *(float(known[key]) for key in ("level", "scale", "count", "levelled")),
-        )
+        self._cycle = None if state["cycle"] is None else Cycle.of(state["cycle"])
+        self._trial = None if state["trial"] is None else Trial.of(state["trial"])
 
 
 def needed(periods: Sequence[float]) -> int:

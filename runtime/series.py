@@ -31,16 +31,24 @@ def rows(recording: Path, reader: csv.DictReader[str], column: str) -> Iterator[
         yield stamp, text, _seconds(recording, reader.line_num, stamp), value
 
 
-def column_of(recording: Path, column: str) -> NDArray[np.float64]:
-    """All values `[rows]` of a column. Raises RecordingError as `rows` does, and where there are none."""
+def timed_column(recording: Path, column: str) -> tuple[list[str], NDArray[np.float64]]:
+    """Timestamps as they stand there, and all values `[rows]` of a column.
+
+    Raises RecordingError as `rows` does, and where there are none.
+    """
     try:
         with recording.open(newline="", encoding="utf-8-sig") as lines:
-            values = [value for *_, value in rows(recording, csv.DictReader(lines), column)]
+            found = [(stamp, value) for stamp, _, _, value in rows(recording, csv.DictReader(lines), column)]
     except UnicodeDecodeError:
         raise RecordingError(f"{recording} is not a CSV file in UTF-8") from None
-    if not values:
+    if not found:
         raise RecordingError(f"{recording} has no rows")
-    return np.array(values)
+    return [stamp for stamp, _ in found], np.array([value for _, value in found])
+
+
+def column_of(recording: Path, column: str) -> NDArray[np.float64]:
+    """All values `[rows]` of a column. Raises RecordingError as `timed_column` does."""
+    return timed_column(recording, column)[1]
 
 
 def _seconds(recording: Path, line: int, stamp: str) -> float | None:

@@ -122,6 +122,17 @@ def test_a_changed_cycle_is_told_and_learnt() -> None:
     assert found[-1] < 12 * DAY, "the new cycle is usual by then"
 
 
+def test_an_odd_day_does_not_spoil_the_cycle() -> None:
+    """Up by 30 deviations for most of a day: told, and then no more than it is where there is no cycle."""
+    odd = np.zeros(1920)
+    odd[960:1000] = 30
+    found = alarms(build("sprt", every=10_000, options={"season": DAY}), daily(1920, 19) + odd)
+    plain = alarms(build("sprt", every=10_000), np.random.default_rng(19).standard_normal(1920) + odd)
+    assert 960 <= found[0] < 964
+    assert len(found) <= len(plain) + 1
+    assert found[-1] < 1000 + 6 * DAY
+
+
 @pytest.mark.parametrize("reference", [False, True])
 def test_it_goes_on_exactly_from_its_state(reference: bool) -> None:
     values = daily(900, 11)
@@ -135,7 +146,7 @@ def test_it_goes_on_exactly_from_its_state(reference: bool) -> None:
     first, second = make(), make()
     raised = 0
     for i, value in enumerate(values.tolist()):
-        if i in {0, 1, 4, 100, 199, 200, 301, 604, 640}:
+        if i in {0, 1, 4, 100, 199, 200, 301, 604, 660, 720}:
             text = json.dumps(second.state(), allow_nan=False)
             second = make()
             alarms(second, daily(250, 13))
