@@ -65,8 +65,8 @@ def calibrate(
     season = settings.get("season")
     finite = values[np.isfinite(values)]
     entry = describe(name)
-    if not fits(name, values):
-        raise ValueError(f"detector {name} takes numbers from 0 {'to 1' if entry.values == '0..1' else 'up'} alone")
+    if takes := unfit(name, values):
+        raise ValueError(f"detector {name} takes {takes}")
     size = entry.options.get("size")
     # Windowed detectors ignore a recording that does not fill their reference window.
     least = max(ENOUGH, int(settings.get("size", size.default)) if size else 0, needed(season) if season else 0)
@@ -97,11 +97,15 @@ def calibrate(
     )
 
 
-def fits(name: str, values: NDArray[np.float64]) -> bool:
-    """Whether finite `values` are such as detector `name` takes. Raises ValueError on an unknown name."""
-    takes = describe(name).values
+def unfit(name: str, values: NDArray[np.float64]) -> str | None:
+    """What detector `name` takes, where finite `values` are not such; None: they are. Raises ValueError on its name."""
+    entry = describe(name)
     finite = values[np.isfinite(values)]
-    return takes == "any" or bool((finite >= 0).all() and (takes == "0.." or (finite <= 1).all()))
+    if entry.values != "any" and not ((finite >= 0).all() and (entry.values == "0.." or (finite <= 1).all())):
+        return f"numbers from 0 {'to 1' if entry.values == '0..1' else 'up'} alone"
+    if not entry.binary and np.unique(finite[:1000]).size == 2 == np.unique(finite).size:
+        return "numbers of more than two kinds; for a rate use sprt_bernoulli"
+    return None
 
 
 def between(found: int, n: int) -> tuple[float, float | None]:

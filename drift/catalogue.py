@@ -53,6 +53,8 @@ class Entry:
     reference: str
     values: str = "any"
     """`any` number, or only `0..1`, or only `0..` (from 0 up)."""
+    binary: bool = True
+    """Whether a signal of two different values alone will do: their deviation follows from their mean."""
 
 
 _WARMUP = Option(int, 64, 8, 100000, "values from which the baseline is learnt before the first test")
@@ -165,6 +167,7 @@ CATALOGUE: dict[str, Entry] = {
         },
         "Markov chain, for independent Gaussian values; by replay of the reference where there is one",
         "Page 1954; Hawkins 1981",
+        binary=False,
     ),
     "e_detector": Entry(
         "trimtab.drift.e_detector:e_detector",
@@ -197,6 +200,7 @@ CATALOGUE: dict[str, Entry] = {
         },
         "guaranteed for independent Gaussian values: fewer false alarms than asked; by replay of the reference",
         "Adams and MacKay 2007",
+        binary=False,
     ),
     "ks": Entry(
         "trimtab.drift.ks:ks",

@@ -13,8 +13,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.calibration import Calibration, fits
-from trimtab.drift.catalogue import ENOUGH, build, describe
+from trimtab.drift.calibration import Calibration, unfit
+from trimtab.drift.catalogue import ENOUGH, build
 from trimtab.drift.detector import Detector
 from trimtab.drift.evaluation import Labelled, Make, Score
 from trimtab.drift.evaluation import score as score_of
@@ -157,11 +157,10 @@ def evaluate(
             click.echo(f"{kind}: {what}, {sum(len(s.changes) for s in streams)} changes{early}")
             click.echo("  " + _line(HEADINGS))
         for name, make in makers.items():
-            detector = name.split()[0]
-            if not all(fits(detector, s.values) for s in streams):
+            takes = next(filter(None, (unfit(name.split()[0], s.values) for s in streams)), None)
+            if takes:
                 if not as_json:
-                    limit = "from 0 to 1" if describe(detector).values == "0..1" else "from 0 up"
-                    click.echo(f"  {name:<{WIDTHS[0]}}  left out: it takes values {limit}")
+                    click.echo(f"  {name:<{WIDTHS[0]}}  left out: it takes {takes}")
                 continue
             found = score_of(name, kind, make, streams, margin=margin, reference=reference)
             scores.append(found)

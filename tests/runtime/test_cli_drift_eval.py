@@ -41,7 +41,7 @@ def test_the_table_has_a_row_for_each_detector_and_stream() -> None:
     assert " ".join(lines[1].split()) == "detector median mean missed false/10k run length 5/50/95 % F1 us"
     assert lines[2].split()[0] == "sprt"
     assert lines[2].split()[3:6] == ["0", "of", "2"]
-    assert lines[3].split(maxsplit=1) == ["ddm", "left out: it takes values from 0 to 1"]
+    assert lines[3].split(maxsplit=1) == ["ddm", "left out: it takes numbers from 0 to 1 alone"]
     assert [line.split()[0] for line in lines[7:9]] == ["sprt", "ddm"]
 
 
