@@ -25,9 +25,10 @@ from trimtab.runtime.config import Config
 from trimtab.runtime.decisions import Decision, Event, Step
 from trimtab.runtime.errors import InferenceError, PayloadError
 from trimtab.runtime.executors import Executor
+from trimtab.runtime.late import LateLabels
 from trimtab.runtime.sessions import Engine, Outputs
 from trimtab.runtime.tries import Plan
-from trimtab.runtime.watch import new_monitor, watched_signals
+from trimtab.runtime.watch import new_error_detector, new_monitor, watched_signals
 from trimtab.runtime.windows import Windower
 
 log = logging.getLogger(__name__)
@@ -52,10 +53,19 @@ class Taken:
 class StreamState:
     """All that is remembered of one stream."""
 
-    __slots__ = ("adaptation", "decided", "monitor", "name", "sequence", "window", "windower")
+    __slots__ = ("adaptation", "decided", "late", "monitor", "name", "sequence", "window", "windower")
 
-    def __init__(self, name: str, windower: Windower | None, monitor: Monitor, adaptation: Adaptation) -> None:
+    def __init__(
+        self,
+        name: str,
+        windower: Windower | None,
+        monitor: Monitor,
+        adaptation: Adaptation,
+        late: LateLabels | None,
+    ) -> None:
         self.name = name
+        self.late = late
+        """None: errors are not watched."""
         self.windower = windower
         self.monitor = monitor
         self.adaptation = adaptation
@@ -115,6 +125,9 @@ class Pipeline:
         self._signals = list(watched.values())
         self._reference = bundle.source.reference
         self.plan = Plan(bundle, config, engine, executor)
+        self._noticed: list[Event] = []
+        """What labels told since the last turn."""
+        self._new_late()
         self._new_monitor()  # a wrong detector or option shows itself at the start, not at the first sample
 
     # -- taking samples ---------------------------------------------------------------------------------------------
@@ -177,6 +190,8 @@ class Pipeline:
             return self._pending[0][0]
         if self._pending:
             return self._pending[0][0] + self.config.batch.deadline
+        if self._noticed:
+            return self.clock.now()
         if self._taken:
             return self._taken[0].since + self.config.batch.deadline
         return None
@@ -196,6 +211,8 @@ class Pipeline:
         """
         step = Step()
         touched: dict[str, None] = {}
+        step.events += self._noticed
+        self._noticed = []
         self._collect(step, touched, self.clock.now())
         pending = self._pending
         count = min(len(pending), self.config.batch.size)
@@ -303,6 +320,8 @@ class Pipeline:
             if not score > 0:  # NaN, or an infinite logit
                 return self._undecided(stream, sample, version, "the model's output is not finite")
             output, score, predicted = self._classes[found], round(score, 6), found
+            if stream.late is not None:
+                stream.late.decided(sample.sequence, predicted)
         else:
             if not score:
                 return self._undecided(stream, sample, version, "the model's output is not finite")
@@ -349,9 +368,13 @@ class Pipeline:
             window = self.bundle.manifest.window
             if window is not None:
                 windower = Windower(name, self.bundle.manifest.inputs[0].shape[0], window)
-            found = StreamState(name, windower, self._new_monitor(), Adaptation(name, self.plan))
+            found = StreamState(name, windower, self._new_monitor(), Adaptation(name, self.plan), self._new_late())
             self.streams[name] = found
         return found
+
+    def _new_late(self) -> LateLabels | None:
+        detector = new_error_detector(self.bundle, self.config.drift)
+        return None if detector is None else LateLabels(detector)
 
     def _new_monitor(self) -> Monitor:
         return new_monitor(self.bundle, self.config.drift, self._watched, self._reference)
@@ -397,7 +420,16 @@ class Pipeline:
     def label(self, stream: str, sequence: int, label: str | float) -> bool:
         """A true label came late. Returns whether its window is still remembered. Raises ValueError on no class."""
         found = self.streams.get(stream)
-        return found is not None and found.adaptation.label(sequence, label)
+        if found is None:
+            return False
+        remembered = found.adaptation.label(sequence, label)
+        finding = None
+        if found.late is not None and isinstance(label, str):
+            finding = found.late.label(sequence, self._classes.index(label))
+            if finding is not None and finding.alarm:
+                now = self.clock.now()
+                self._noticed += found.adaptation.erred(finding, found.late.detector.name, sequence, now)
+        return remembered or finding is not None
 
     def snapshot(self, name: str) -> dict[str, Any]:
         """What a restart needs of a stream: JSON-able but for `window.rows` (bytes). Versions are kept apart."""
@@ -406,6 +438,7 @@ class Pipeline:
             "decided": stream.decided,
             "window": stream.window,
             "monitor": stream.monitor.state(),
+            "late": None if stream.late is None else stream.late.state(),
             "adaptation": stream.adaptation.snapshot(),
         }
 
@@ -425,6 +458,12 @@ class Pipeline:
         except ValueError as error:  # the detectors were configured anew
             log.warning("%s: its drift detectors start anew: %s", name, error)
             stream.monitor = self._new_monitor()
+        if stream.late is not None and snapshot.get("late") is not None:
+            try:
+                stream.late.restore(snapshot["late"])
+            except ValueError as error:
+                log.warning("%s: its detector of errors starts anew: %s", name, error)
+                stream.late = self._new_late()
         return stream.adaptation.restore(snapshot["adaptation"], self.clock.now())
 
     def renumber(self, name: str, decided: int) -> list[Event]:

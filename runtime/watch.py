@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.catalogue import LONGEST, SHORTEST, build_monitor, names
+from trimtab.drift.catalogue import LONGEST, SHORTEST, build, build_monitor, describe, names
+from trimtab.drift.detector import Detector
 from trimtab.drift.monitor import Monitor
 from trimtab.drift.signals import departure, distance, divergence, entropy, whitening
 from trimtab.runtime.bundle import Bundle
@@ -130,6 +131,23 @@ def new_monitor(
     except ValueError as error:
         key = "options" if drift.detector in names() else "detector"
         raise ConfigError(f"drift.{key}: {error}") from None
+
+
+def new_error_detector(bundle: Bundle, drift: Drift) -> Detector | None:
+    """The detector of one stream's errors by late labels; None where none is asked for.
+
+    Raises ConfigError where it is none of rates, or the model gives no classes.
+    """
+    if drift.errors is None:
+        return None
+    if bundle.manifest.task != "classification":
+        raise ConfigError("drift.errors: this bundle is of a regression, whose decisions are neither right nor wrong")
+    try:
+        if describe(drift.errors).values != "0..1":
+            raise ValueError(f"{drift.errors} is no detector of rates; choose ddm, sprt_bernoulli, hddm_a or hddm_w")
+        return build(drift.errors, every=false_alarm_run(drift, bundle))
+    except (ValueError, ModuleNotFoundError) as error:
+        raise ConfigError(f"drift.errors: {error}") from None
 
 
 def _periods(season: Any, bundle: Bundle) -> Any:
