@@ -2,12 +2,14 @@
 
 A record's score depends on records up to it alone. That of a detector is statistic / (statistic + threshold), which
 reaches 0.5 where it alarms. The HTM detectors also use a record's time, and a rule for values beyond the range.
+`htm` takes records of several columns, too.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from trimtab.drift.catalogue import LONGEST, SHORTEST, build, checked
@@ -19,6 +21,12 @@ WITH_TIME = {"htm": "trimtab.drift.htm:HtmAnomaly", "htm_sprt": "trimtab.drift.h
 
 Score = Callable[[float | None, float], tuple[float, bool]]
 """(time in seconds since 1970 of the local clock or None, value) -> (score, alarm)."""
+
+
+VectorScore = Callable[[float | None, Sequence[float]], tuple[float, bool]]
+"""The same of a record with a value a column."""
+
+MULTIVARIATE = "htm"
 
 
 class _Anomaly(Protocol):
@@ -45,11 +53,7 @@ def scorer(
             return (statistic / total if total > 0 else float(finding.alarm)), finding.alarm
 
         return score
-    settings = checked(name, options or {})
-    if every is not None:
-        if not SHORTEST <= every <= LONGEST:
-            raise ValueError(f"one false alarm in {every:g} values is asked for; give a number from 10 to 1e+09")
-        settings["every"] = every
+    settings = _settings(name, every, options)
     module, attribute = WITH_TIME[name].split(":")
     anomaly: _Anomaly = getattr(importlib.import_module(module), attribute)(range_rule=range_rule, **settings)
 
@@ -58,3 +62,55 @@ def scorer(
         return found, found >= anomaly.alarm_at
 
     return score_timed
+
+
+def columns_scorer(
+    name: str,
+    columns: Sequence[str],
+    *,
+    every: float | None = None,
+    options: Mapping[str, Any] | None = None,
+    range_rule: bool = True,
+    combiner: Path | None = None,
+) -> VectorScore:
+    """What scores records of several `columns` by detector `name`, which must be MULTIVARIATE (htm_columns).
+
+    combiner: the network that combines their scores; it knows its columns, `every` and options. Raises ValueError
+    and ModuleNotFoundError, in one sentence, as `scorer` does.
+    """
+    if name != MULTIVARIATE:
+        raise ValueError(f"detector {name} takes one column; {MULTIVARIATE} takes several, and a combiner")
+    from trimtab.drift.combiner import Combiner
+    from trimtab.drift.htm_columns import HtmColumns
+
+    if combiner is None:
+        detector = HtmColumns(len(columns), range_rule=range_rule, **_settings(name, every, options))
+    else:
+        if every is not None or options or not range_rule:
+            raise ValueError(
+                f"{combiner} was trained for one rate of false alarms and one HTM; leave its settings as they are, or "
+                "train another"
+            )
+        network = Combiner(combiner)
+        recipe = network.recipe
+        if tuple(columns) != recipe.columns:
+            raise ValueError(
+                f"{combiner} was trained for the columns {','.join(recipe.columns)}, in this order, not "
+                f"{','.join(columns)}"
+            )
+        detector = HtmColumns(len(columns), hold=recipe.hold, combiner=network, **dict[str, Any](recipe.options))
+
+    def score(time: float | None, values: Sequence[float]) -> tuple[float, bool]:
+        found = detector.update(time, values)
+        return found, found >= detector.alarm_at
+
+    return score
+
+
+def _settings(name: str, every: float | None, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    settings = checked(name, options or {})
+    if every is not None:
+        if not SHORTEST <= every <= LONGEST:
+            raise ValueError(f"one false alarm in {every:g} values is asked for; give a number from 10 to 1e+09")
+        settings["every"] = every
+    return settings

@@ -8,8 +8,10 @@ from trimtab.exporters.methods.cafa import CAFA
 from trimtab.exporters.methods.cotta import COTTA
 from trimtab.exporters.methods.eata import EATA
 from trimtab.exporters.methods.feature_shift import FEATURE_SHIFT
+from trimtab.exporters.methods.itta import ITTA
 from trimtab.exporters.methods.label_shift import LABEL_SHIFT, combined
 from trimtab.exporters.methods.lame import LAME
+from trimtab.exporters.methods.nhl import NHL
 from trimtab.exporters.methods.note import NOTE
 from trimtab.exporters.methods.petal import PETAL
 from trimtab.exporters.methods.prior_correction import PRIOR_CORRECTION
@@ -35,6 +37,8 @@ METHODS: dict[str, Method] = {
         PSMT,
         ROTTA,
         NOTE,
+        NHL,
+        ITTA,
         CAFA,
         BIAS_VECTORS,
         LAME,

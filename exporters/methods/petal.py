@@ -21,11 +21,11 @@ interpolation; g is the gradient of all of L; what student and teacher begin wit
 model of the confidence are the posterior's mean (their checkpoint is that of the stochastic weight average). The
 cross-entropy is that of their code for CIFAR; for ImageNet it has the symmetric one.
 
-Defaults, from the authors' configuration for CIFAR-10-C: Adam at 1e-3, p_th 0.92, w 1e-9, teacher 0.999, quantile 0.03
-(ImageNet-C: SGD with Nesterov momentum at 0.01, p_th 0.1, w 1e-11, 0.003).
+Defaults, from the authors' configuration for CIFAR-10-C: Adam at 1e-3, p_th 0.92, 32 augmentations, w 1e-9, teacher
+0.999, quantile 0.03 (ImageNet-C: SGD with Nesterov momentum at 0.01, p_th 0.1, w 1e-11, 0.003).
 
 Ours: the posterior's snapshots are made at export, see `steps.posterior`; the augmentations are those of
-`steps.augment`, 4 in place of 32; and all weights change, where their code takes those named weight or bias.
+`steps.augment`; and all weights change, where their code takes those named weight or bias.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from trimtab.exporters.steps.losses import cross_entropy, entropy
 from trimtab.exporters.steps.method import Hyper, Method, Metrics, State
 from trimtab.exporters.steps.model import Inputs, Model
 from trimtab.exporters.steps.restore import unimportant
-from trimtab.exporters.steps.teacher import SMOOTHING, followed, prediction
+from trimtab.exporters.steps.teacher import AVERAGED, SMOOTHING, followed, prediction
 
 DAMPING = 1e-6
 """Added to variances."""
@@ -59,7 +59,7 @@ def init_state(model: Model) -> State:
 def step(model: Model, state: State, inputs: Inputs, hyper: Mapping[str, Tensor]) -> tuple[State, Tensor, Metrics]:
     mean, count = model.source("posterior.mean"), state["count"]
     precision = 1.0 / (model.source("posterior.var") + DAMPING)
-    target, confidence = prediction(model, mean, state["teacher"], inputs, count, hyper["confidence"])
+    target, confidence = prediction(model, mean, state["teacher"], inputs, count, hyper)
 
     def loss(theta: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         consistency = cross_entropy(model(theta, inputs), target).mean()
@@ -91,9 +91,7 @@ PETAL = Method(
     init_state=init_state,
     step=step,
     hyper={
-        "confidence": Hyper(
-            0.92, 0.0, 1.0, "mean confidence of the source model below which augmentations are averaged"
-        ),
+        **AVERAGED,
         "prior": Hyper(1e-9, 0.0, 1.0, "weight of the source's posterior"),
         "smoothing": Hyper(SMOOTHING, 0.0, 1.0, "how slowly the teacher follows"),
         "restore": Hyper(0.03, 0.0, 1.0, "share of the weights that go back to the source's in each step"),

@@ -17,6 +17,7 @@ from trimtab.exporters.marked import Array, Marked
 from trimtab.exporters.methods import METHODS, method
 from trimtab.exporters.parity import Comparison, difference
 from trimtab.exporters.steps.additive import added
+from trimtab.exporters.steps.blocks import ADDED
 from trimtab.exporters.steps.compiler import Compiled, compile_step, hyperparameters, run
 from trimtab.exporters.steps.method import Hyper, Method
 from trimtab.exporters.steps.model import Model, build, choose
@@ -72,6 +73,8 @@ def settle(chosen: Sequence[str | MethodChoice]) -> list[Settled]:
         if optimiser is not None and optimiser not in found.learns_by:
             known = ", ".join(found.learns_by) or "none"
             raise ExportError(f"methods: {name}: optimiser {optimiser!r} does not fit; give {known}")
+        if choice.changes and found.changes in ADDED:
+            raise ExportError(f"methods: {name}: it changes {found.changes} and nothing else; leave `changes` out")
         if choice.changes and optimiser is None:
             raise ExportError(
                 f"methods: {name}: {found.name} learns no parameter; leave changes={choice.changes!r} out"
@@ -149,7 +152,9 @@ def ready(
 ) -> Model:
     """The model with what may change, how, and what the method needs of the source."""
     model = base
-    if changes:
+    if found.changes in ADDED:
+        model = ADDED[found.changes](base)
+    elif changes:
         model = added(base, changes, marked, sample) if found.adds else choose(base, changes, found.frozen_tail)
     shapes = [part.shape for part in model.parts]
     if optimiser == "muon" and not any(len(shape) > 1 for shape in shapes):

@@ -21,6 +21,7 @@ Need = Literal[
     "replay",
     "feature_moments",
     "confusion",
+    "consistency",
     "label_shift",
 ]
 """What the exporter can compute from source batches: see `source.gather`."""

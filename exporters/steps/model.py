@@ -89,15 +89,17 @@ class Model:
         self, theta: Tensor, inputs: Inputs, statistics: Statistics | None = None
     ) -> tuple[Tensor, Tensor]:
         """Logits `[N, K]`, and the features `[N, F]` before the last layer."""
-        values = dict(self.constants)
-        pieces = torch.split(theta, [p.size for p in self.parts]) if self.parts else ()
-        for part, value in zip(self.parts, pieces, strict=True):
-            values[part.name] = value.reshape(part.shape)
+        values = {**self.constants, **self.pieces(theta)}
         self.taken.statistics, self.taken.features, self.taken.values = statistics, None, values
         named = {dotted: values[name] for dotted, name in self.keys.items()}
         y = functional_call(self.whole, named, tuple(inputs[n] for n in self.whole.names), tie_weights=False)
         features = self.taken.features
         return y + values["output.shift"], y if features is None else features
+
+    def pieces(self, theta: Tensor) -> dict[str, Tensor]:
+        """The named tensors that lie in theta."""
+        cut = torch.split(theta, [p.size for p in self.parts]) if self.parts else ()
+        return {part.name: value.reshape(part.shape) for part, value in zip(self.parts, cut, strict=True)}
 
     def last_layer(self) -> tuple[Tensor, Tensor]:
         """Weight `[K, F]` and bias `[K]` of the last layer as trained. Raises ExportError where it is not linear."""

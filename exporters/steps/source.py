@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trimtab.exporters.marked import Array, Marked
-from trimtab.exporters.steps import contrast, label_shift, replay
+from trimtab.exporters.steps import consistency, contrast, label_shift, replay
 from trimtab.exporters.steps.gradient import gradient
 from trimtab.exporters.steps.method import Need
 from trimtab.exporters.steps.model import Labelled, Model, source_statistics
@@ -122,12 +122,14 @@ def gather(
             found |= _below(need, contrast.prototypes(model, batches))
         elif need == "warm_up":
             found |= _below(need, warmed_up(model, batches, rate))
-        else:
+        elif need == "replay":
             found |= _below(need, replay.kept(batches))
+        else:
+            found |= _below(need, consistency.learnt(model, batches))
     return model.bound({**model.constants, **_below("source", found)})
 
 
-LEARNT: set[Need] = {"posterior", "prototypes", "warm_up", "replay"}
+LEARNT: set[Need] = {"posterior", "prototypes", "warm_up", "replay", "consistency"}
 """What is made of labelled source batches."""
 OF_FEATURES: set[Need] = {"class_gaussians", "prototypes", "feature_moments"}
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import csv
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
 
-from trimtab.drift.scoring import scorer
+from trimtab.drift.scoring import Score, VectorScore, columns_scorer, scorer
 from trimtab.runtime.cli.drift_calibrate import calibrate
 from trimtab.runtime.cli.drift_eval import evaluate
+from trimtab.runtime.cli.drift_train_combiner import train_combiner
 from trimtab.runtime.cli.key_value import settings
 from trimtab.runtime.errors import ConfigError, RecordingError
+from trimtab.runtime.series import Row, named
 from trimtab.runtime.series import rows as rows_of
-
-HEADER = ["timestamp", "value", "anomaly_score", "alarm"]
 
 
 @click.group()
@@ -26,11 +27,15 @@ def drift() -> None:
 @drift.command()
 @click.argument("recording", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--detector", "name", required=True, help="A detector of `trimtab detectors`.")
-@click.option("--column", default="value", show_default=True, help="The column to score.")
+@click.option("--column", default="value", show_default=True, help="The column to score; for htm, several: A,B,...")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The CSV file to write.")
 @click.option("--every", type=float, help="Accepted records between false alarms.  [default: 10000; htm_sprt: 100000]")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the detector.")
 @click.option("--no-range-rule", is_flag=True, help="HTM detectors: do not alarm at values beyond the range seen.")
+@click.option(
+    "--combiner", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="htm: a network that combines the columns' scores, by `trimtab drift train-combiner`.",
+)  # fmt: skip
 def score(
     recording: Path,
     name: str,
@@ -39,36 +44,47 @@ def score(
     every: float | None,
     options: tuple[str, ...],
     no_range_rule: bool,
+    combiner: Path | None,
 ) -> None:
     """Give each row of RECORDING an anomaly score from 0 to 1.
 
     RECORDING is a CSV file with a header; its column `timestamp` holds ISO 8601 dates and times or seconds since 1970
     and may be missing. The file written has a row `timestamp,value,anomaly_score,alarm` for each of its rows, which
-    depends on rows up to it alone.
+    depends on rows up to it alone. Of several columns, their names stand in the place of `value`.
     """
-    try:
-        score_row = scorer(name, every=every, options=settings(options), range_rule=not no_range_rule)
-    except (ValueError, ModuleNotFoundError) as error:
-        raise ConfigError(str(error)) from None
     rows = alarms = 0
     with ExitStack() as files:
-        lines = files.enter_context(recording.open(newline="", encoding="utf-8-sig"))
-        table = rows_of(recording, csv.DictReader(lines), column)
-        first = next(table, None)
-        if first is None:
+        reader = csv.DictReader(files.enter_context(recording.open(newline="", encoding="utf-8-sig")))
+        columns = named(reader, column)
+        several = len(columns) > 1 or combiner is not None
+        try:
+            chosen: dict[str, Any] = {"every": every, "options": settings(options), "range_rule": not no_range_rule}
+            if several:
+                score_row = columns_scorer(name, columns, combiner=combiner, **chosen)
+            else:
+                score_row = _first(scorer(name, **chosen))
+        except (ValueError, ModuleNotFoundError) as error:
+            raise ConfigError(str(error)) from None
+        table = rows_of(recording, reader, columns)
+        row: Row | None = next(table, None)
+        if row is None:
             raise RecordingError(f"{recording} has no rows to score")
         writer = csv.writer(files.enter_context(out.open("w", newline="", encoding="utf-8")), lineterminator="\n")
-        writer.writerow(HEADER)
-        row: tuple[str, str, float | None, float] | None = first
+        writer.writerow(["timestamp", *(columns if several else ["value"]), "anomaly_score", "alarm"])
         while row is not None:
-            stamp, text, time, value = row
-            found, alarm = score_row(time, value)
-            writer.writerow([stamp, text, repr(found), int(alarm)])
+            found, alarm = score_row(row.time, row.values)
+            writer.writerow([row.stamp, *row.texts, repr(found), int(alarm)])
             rows += 1
             alarms += alarm
             row = next(table, None)
     click.echo(f"{rows} rows scored, {alarms} alarms, written to {out}")
 
 
+def _first(score_value: Score) -> VectorScore:
+    """A score of one value as one of records with one column."""
+    return lambda time, values: score_value(time, values[0])
+
+
 drift.add_command(evaluate)
 drift.add_command(calibrate)
+drift.add_command(train_combiner)

@@ -39,7 +39,7 @@ def methods(name: str | None, bundle: Path | None, as_json: bool) -> None:
         if entry["optimisers"]:
             click.echo(f"  learns   by {', '.join(entry['optimisers'])}")
         for key, h in entry["hyper"].items():
-            click.echo(f"  {key:<11}{h['meaning']} (default {h['default']:g}, from {h['low']:g} to {h['high']:g})")
+            click.echo(f"  {key:<10} {h['meaning']} (default {h['default']:g}, from {h['low']:g} to {h['high']:g})")
         click.echo("")
 
 

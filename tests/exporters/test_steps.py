@@ -222,7 +222,7 @@ def test_cafa(case: Any) -> None:
 @pytest.mark.parametrize("confidence", [0.0, 1.0])
 def test_cotta(case: Any, confidence: float) -> None:
     model, path, shape = case
-    given = {"lr": 0.01, "confidence": confidence, "smoothing": 0.9, "restore": 0.1}
+    given: Any = {"lr": 0.01, "confidence": confidence, "augmentations": 4, "smoothing": 0.9, "restore": 0.1}
     adapter = trimtab.adapters.load(path, "cotta", threads=1, **given)
     compare(adapter, literal.Cotta(model, **given), batches(shape, 5))
     # A student that is its teacher's equal learns nothing from what it sees as well.

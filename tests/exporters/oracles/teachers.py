@@ -130,6 +130,7 @@ class Petal:
         source: Batches,
         lr: float,
         confidence: float,
+        augmentations: int,
         prior: float,
         smoothing: float,
         restore: float,
@@ -151,11 +152,12 @@ class Petal:
             nn.utils.vector_to_parameters(mean.clone(), own.parameters())
         self.optimiser = torch.optim.SGD(self.parameters, lr=lr, momentum=0.9)
         self.mean = [p.detach().clone() for p in self.source.parameters()]
-        self.confidence, self.prior, self.smoothing, self.share = confidence, prior, smoothing, restore
+        self.confidence, self.augmentations = confidence, augmentations
+        self.prior, self.smoothing, self.share = prior, smoothing, restore
         self.count = 0
 
     def step(self, x: Tensor) -> Tensor:
-        target = targets(self.source, self.teacher, x, self.count, self.confidence)
+        target = targets(self.source, self.teacher, x, self.count, self.confidence, self.augmentations)
         loss = -(target.softmax(1) * self.model(x).log_softmax(1)).sum(1).mean()
         apart = nn.utils.parameters_to_vector(self.parameters) - torch.cat([m.reshape(-1) for m in self.mean])
         loss = loss + self.prior * 0.5 * (apart**2 / (self.variances + 1e-6)).sum()
