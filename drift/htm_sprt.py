@@ -20,6 +20,10 @@ together are not taken for independent ones. A rise of the mean by s d then has 
    however great, is a drift: that takes 35 records at least. If it lasts, the stream has changed: what is usual is
    learnt anew, for 100 records. Else watching goes on `hold` records after the anomaly. No other anomaly is told in
    between: one event, one alarm.
+3. *Rate.* Scores of some streams are far from normal: they burst every now and then. So the threshold rises by RAISE
+   with each event that is told, and falls by RAISE / `every` with each record, never below ln(`every`): a stream that
+   has more events than asked gets a higher one (stochastic approximation, Robbins and Monro 1951; adaptive conformal
+   inference, Gibbs and Candes 2021).
 
 Against the anomaly likelihood, which looks at ten records at a time, the tests look as far back as evidence goes: a
 smaller rise that lasts longer counts too.
@@ -49,6 +53,8 @@ from trimtab.drift.score_baseline import AVERAGED, ScoreBaseline, Usual
 SHIFTS, LASTING = (1.0, 2.0, 4.0, 8.0), 2.0
 ALPHA, BETA = 1e-3, 1e-2
 SPAN = 4000.0
+RAISE = 1.0
+"""In nats: an alarm makes the next one e times as rare."""
 
 WATCHING, EVENT, NO_DRIFT = "watching", "event", "no drift"
 """What is going on; `NO_DRIFT`: an event which the second test has decided about."""
@@ -58,7 +64,7 @@ class ScoreTest:
     """The two tests on raw scores; see the module."""
 
     def __init__(self, *, every: float, hold: int) -> None:
-        self.threshold = math.log(every)
+        self._every = every
         self._hold = hold
         self._lower, self._upper = wald_boundaries(ALPHA, BETA)
         self._baseline = ScoreBaseline(span=SPAN)
@@ -67,6 +73,9 @@ class ScoreTest:
     def reset(self) -> None:
         """Forget everything."""
         self._baseline.reset()
+        self._raised = 0.0
+        self.threshold = math.log(self._every)
+        """What the evidence of the newest record is held against."""
         self._sums = [0.0] * len(SHIFTS)
         self._lengths = [0] * len(SHIFTS)
         self._phase = WATCHING
@@ -76,6 +85,8 @@ class ScoreTest:
     def update(self, score: float) -> tuple[bool, bool]:
         """Take a raw score, from 0 to 1: whether it completes an anomaly, and whether a drift."""
         usual = self._baseline.update(score)[1]
+        self._raised = max(self._raised - RAISE / self._every, 0.0)
+        self.threshold = math.log(self._every) + self._raised
         if self._phase != WATCHING:
             self._elapsed += 1
             drift = usual is not None and self._lasts(score, usual)
@@ -111,7 +122,8 @@ class ScoreTest:
         return self._phase == WATCHING
 
     def begin(self) -> None:
-        """An event begins: from now on the question is whether it lasts."""
+        """An event is told: from now on the question is whether it lasts."""
+        self._raised += RAISE
         self._phase, self._elapsed, self._lasting = EVENT, 0, 0.0
 
     def _watch(self) -> None:
@@ -129,6 +141,8 @@ class ScoreTest:
         """All of the memory."""
         return {
             "baseline": self._baseline.state(),
+            "raised": self._raised,
+            "threshold": self.threshold,
             "sums": list(self._sums),
             "lengths": list(self._lengths),
             "phase": self._phase,
@@ -139,6 +153,8 @@ class ScoreTest:
     def restore(self, state: State) -> None:
         """Continue exactly from `state`."""
         self._baseline.restore(state["baseline"])
+        self._raised = float(state["raised"])
+        self.threshold = float(state["threshold"])
         self._sums = [float(s) for s in state["sums"]]
         self._lengths = [int(n) for n in state["lengths"]]
         self._phase = str(state["phase"])
