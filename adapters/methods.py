@@ -1,15 +1,16 @@
 """What every adaptation method is given and what it gives back.
 
 A method looks at a stream's remembered windows and the parameter vector in use, and proposes another vector (or says
-why it does not). It has no state and no side effect: the same windows give the same proposal, bit for bit. Whether a
-proposal is taken is the guard's business (`trimtab.adapters.guard`), not the method's.
+why it does not). It keeps nothing and has no side effect: the same windows give the same proposal, bit for bit. What a
+step graph remembers comes with its proposal, and belongs to the version that is made of it. Whether a proposal is
+taken is the guard's business (`trimtab.adapters.guard`), not the method's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,6 +163,8 @@ class Proposal:
     """The method itself made sure that it is no chance; the guard then only has to confirm."""
     evidence: Mapping[str, float] = field(default_factory=dict)
     """Named figures for the journal and the adaptation topic."""
+    state: Mapping[str, NDArray[Any]] | None = None
+    """What the method is to be given again when it goes on from this vector (`trimtab.adapters.gradient_steps`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,13 @@ class NormStatistics:
             raise ValueError(f"span is {self.span}; give at least 1")
 
     def propose(self, context: Context, theta: NDArray[np.float32], windows: Windows) -> Proposal | Declined:
+        found = self.estimate(context, theta, windows)
+        if isinstance(found, Proposal) and np.array_equal(found.theta, theta):
+            return Declined(self.name, "the statistics are already those of the windows", found.evidence)
+        return found
+
+    def estimate(self, context: Context, theta: NDArray[np.float32], windows: Windows) -> Proposal | Declined:
+        """`theta` with the statistics of the windows, be they what they were or not."""
         layout, source = context.layout, context.source
         layers = []  # of batch norms: name, and where its channels are among M
         at = 0
@@ -100,6 +107,4 @@ class NormStatistics:
             change = layout.view(row, f"norm.{name}.mean") - layout.view(source.theta, f"norm.{name}.mean")
             moved = max(moved, float(np.sqrt(((change / deviation) ** 2).mean())))
         evidence = {"windows": float(len(windows)), "effective": effective, "moved": moved}
-        if np.array_equal(row, theta):
-            return Declined(self.name, "the statistics are already those of the windows", evidence)
         return Proposal(self.name, row, evidence=evidence)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from trimtab.adapters.steps import State, packed, unpacked
+
+Row = tuple[int, int | None, str, str, float, bytes, bytes]
+"""Number, parent, method, evidence as JSON, time, theta as little-endian float32, states (`steps.packed`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,8 @@ class Version:
     evidence: Mapping[str, float]
     time: float
     """Unix seconds."""
+    states: Mapping[str, State] = field(default_factory=dict)
+    """What step graphs remember that had a part in it, by their names: they go on from there."""
 
 
 class Versions:
@@ -76,7 +83,14 @@ class Versions:
         """All versions but the one in use, newest first; the source's is always among them."""
         return [v for v in reversed(self._versions.values()) if v.number != self._current]
 
-    def add(self, theta: NDArray[np.float32], method: str, evidence: Mapping[str, float], time: float) -> Version:
+    def add(
+        self,
+        theta: NDArray[np.float32],
+        method: str,
+        evidence: Mapping[str, float],
+        time: float,
+        states: Mapping[str, State] | None = None,
+    ) -> Version:
         """Take `theta [P]` (copied) into use as a new version; one that equals a kept version recalls that one.
 
         Raises ValueError on a wrong size, on values that are not finite, or while another version is pinned.
@@ -88,7 +102,7 @@ class Versions:
             if np.array_equal(version.theta, theta):
                 return self.recall(version.number, time)
         self._check_pin(self._next)
-        version = Version(self._next, _frozen(theta), self._current, method, dict(evidence), time)
+        version = Version(self._next, _frozen(theta), self._current, method, dict(evidence), time, dict(states or {}))
         self._versions[version.number] = version
         self._current = version.number
         self._next += 1
@@ -128,27 +142,37 @@ class Versions:
         """What is not in the rows; JSON-able."""
         return {"current": self._current, "next": self._next, "pinned": self._pinned, "since": self.since}
 
-    def to_rows(self) -> list[tuple[int, int | None, str, str, float, bytes]]:
-        """One `(number, parent, method, evidence as JSON, time, theta as little-endian float32)` a version: a table."""
+    def to_rows(self) -> list[Row]:
+        """One row a version: a table."""
         return [
-            (v.number, v.parent, v.method, json.dumps(dict(v.evidence)), v.time, v.theta.astype("<f4").tobytes())
+            (
+                v.number,
+                v.parent,
+                v.method,
+                json.dumps(dict(v.evidence)),
+                v.time,
+                v.theta.astype("<f4").tobytes(),
+                packed(v.states),
+            )
             for v in self._versions.values()
         ]
 
-    def restore(self, state: Mapping[str, Any], rows: Sequence[tuple[int, int | None, str, str, float, bytes]]) -> None:
+    def restore(self, state: Mapping[str, Any], rows: Sequence[Row]) -> None:
         """Continue from `state()` and `to_rows()`.
 
         Raises ValueError where they are not of this model: another source vector, a wrong size, a missing version.
         """
         versions = {}
-        for number, parent, method, evidence, time, data in sorted(rows, key=lambda row: row[0]):
+        for number, parent, method, evidence, time, data, states in sorted(rows, key=lambda row: row[0]):
             theta = np.frombuffer(data, "<f4").astype(np.float32)
             if theta.shape != self._versions[0].theta.shape:
                 raise ValueError(
                     f"version {number} has {theta.size} values, this model has {self._versions[0].theta.size}; "
                     "the versions are of another bundle"
                 )
-            versions[number] = Version(number, _frozen(theta), parent, method, json.loads(evidence), time)
+            versions[number] = Version(
+                number, _frozen(theta), parent, method, json.loads(evidence), time, unpacked(states)
+            )
         if 0 not in versions or not np.array_equal(versions[0].theta, self._versions[0].theta):
             raise ValueError("version 0 is not this model's source vector; the versions are of another bundle")
         current, pinned = int(state["current"]), state["pinned"]

@@ -16,7 +16,7 @@ from trimtab.exporters.inputs import DEFAULT, Calibrations, PerInput, describe_i
 from trimtab.exporters.onnx_file import logits
 from trimtab.exporters.parity import TOLERANCE
 from trimtab.exporters.reference import Reference
-from trimtab.exporters.steps.export import MethodChoice, build_steps, settle
+from trimtab.exporters.steps.export import MethodChoice, build_steps, check_task, settle
 from trimtab.exporters.steps.source import Sample
 from trimtab.exporters.survey import Batch, survey
 from trimtab.exporters.trace import prepare, to_tensor, trace
@@ -87,7 +87,8 @@ def export(
       convolution that gives K channels, if it is the last one run.
     - `frozen`: dotted names of norms to be left as they are, or of modules with norms in them.
     - `methods`: methods of adaptation to be compiled into step graphs (see `trimtab.exporters.methods`), by name or
-      as a `MethodChoice` with another optimiser or another choice of what may change. For classification only.
+      as a `MethodChoice` with another optimiser or another choice of what may change. Most are for classification
+      only.
     - `tolerance`: greatest accepted max |a - b| / max(1, max |b|) between a graph and the model.
 
     Raises ExportError, one sentence, where anything does not fit; nothing is written then.
@@ -95,8 +96,7 @@ def export(
     if bool(classes) == bool(targets):
         raise ExportError("give either classes (classification) or targets (regression)")
     settled = settle(methods)
-    if settled and not classes:
-        raise ExportError("methods: they learn from predicted classes; a regression has none")
+    check_task(settled, "classification" if classes else "regression")
     copied, notes = prepare(model)
     by_name = isinstance(example_inputs, Mapping)
     examples = _named_examples(model, example_inputs)
@@ -124,7 +124,8 @@ def export(
     graphs = lower_all(marked)
     sample = Sample(marked)
     surveyed = survey(graphs["observe"], marked, task, sample.passing(source_batches) if settled else source_batches)
-    steps = build_steps(settled, copied, marked, found, by_name, tensors, surveyed.source, sample, surveyed.samples)
+    known = {**surveyed.source, **surveyed.examples}
+    steps = build_steps(settled, copied, marked, found, by_name, tensors, known, sample, surveyed.samples, task)
     return assemble(
         marked,
         graphs,

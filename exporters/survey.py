@@ -45,7 +45,12 @@ class Survey:
     samples: dict[str, Array]
     """The first source samples, at most KEPT, per input."""
     count: int
-    labelled: bool
+    examples: dict[str, NDArray[Any]]
+    """`y [n, K]`, `features [n, F]` and `labels` of all source samples; nothing where they have no labels."""
+
+    @property
+    def labelled(self) -> bool:
+        return bool(self.examples)
 
 
 def session(graph: bytes) -> onnxruntime.InferenceSession:
@@ -137,7 +142,20 @@ def survey(graph: bytes, marked: Marked, task: str, batches: Iterable[Batch]) ->
         **moments.result(),
         **statistics(marked, task, found, truth),
     }
-    return Survey(source, kept, count, truth is not None)
+    examples = {} if truth is None else {"y": found["y"], "features": features_of(found), "labels": truth}
+    return Survey(source, kept, count, examples)
+
+
+def labels_of(known: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Those of all source samples `[n]`, from `Survey.examples`. Raises ExportError where there are none."""
+    if "labels" not in known:
+        raise ExportError("needs the classes of the source samples; give labels with source_batches")
+    return known["labels"]
+
+
+def features_of(taken: dict[str, NDArray[Any]]) -> NDArray[Any]:
+    """`[n, F]`; F = 0 where the model has none."""
+    return taken.get("features", np.zeros((len(taken["y"]), 0), np.float32))
 
 
 def statistics(
@@ -150,7 +168,7 @@ def statistics(
     moments = taken.get("moments", np.zeros((len(y), 2, 0), np.float32))
     source["moments_mean"], source["moments_var"] = signals.pooled(moments)
 
-    features = taken.get("features", np.zeros((len(y), 0), np.float32)).astype(np.float64)
+    features = features_of(taken).astype(np.float64)
     source["feature_mean"], source["feature_cov"] = signals.gaussian(features)
     classes = marked.outputs if task == "classification" else 0
     size = features.shape[1]

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from trimtab.adapters.memory import BalancedMemory
 from trimtab.adapters.methods import Windows
 from trimtab.adapters.versions import Versions
+from trimtab.drift.detector import Finding
 from trimtab.drift.monitor import Alarm
 from trimtab.runtime.blocks import Label, Sample
-from trimtab.runtime.decisions import Event
+from trimtab.runtime.decisions import Event, short
 from trimtab.runtime.errors import ConfigError
-from trimtab.runtime.tries import Attempt, Job, Plan, attempted, judged, short
+from trimtab.runtime.tries import Attempt, Job, Plan, attempted, judged
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Adaptation:
         self._job: Job | None = None
         self._next = 0  # window number of the next try
         self._wait = plan.config.retry
+        self._due: float | None = None  # moment of the next try by schedule
         self._until = 0  # window number at which probation, or the rest after a roll-back, ends
         self._before: int | None = None  # version to fall back to while on probation
         self._sequence = 0
@@ -99,21 +101,54 @@ class Adaptation:
     def alarmed(self, alarm: Alarm, sample: Sample) -> list[Event]:
         """The monitor raised an alarm at `sample`: start gathering, whatever was going on."""
         self._gather(sample.sequence)
-        event = Event(
+        onset = max(0, sample.sequence - alarm.onset) if alarm.onset is not None else None
+        event = self._told_of("virtual", alarm.signal, alarm.detector, alarm, onset, sample.sequence, sample.time)
+        return [event, *self._enter("drifted", sample.sequence, sample.time)]
+
+    def erred(self, finding: Finding, detector: str, sequence: int, now: float) -> list[Event]:
+        """Late labels, of which that of window `sequence` is the latest, tell of more errors (or fewer) than before.
+
+        Gathering starts where nothing is going on; windows that are being gathered go on to be.
+        """
+        event = self._told_of("real", "errors", detector, finding, None, sequence, now)
+        if not self.calm:
+            return [event]
+        self._gather(self._sequence)
+        return [event, *self._enter("drifted", self._sequence, now)]
+
+    def _told_of(
+        self,
+        kind: Literal["virtual", "real"],
+        signal: str,
+        detector: str,
+        found: Alarm | Finding,
+        onset: int | None,
+        sequence: int,
+        time: float,
+    ) -> Event:
+        return Event(
             f"drift/{self.stream}",
             {
                 "stream": self.stream,
-                "sequence": sample.sequence,
-                "time": sample.time,
-                "signal": alarm.signal,
-                "detector": alarm.detector,
-                "statistic": short(alarm.statistic),
-                "threshold": short(alarm.threshold),
-                "onset": max(0, sample.sequence - alarm.onset) if alarm.onset is not None else None,
+                "sequence": sequence,
+                "time": time,
+                "kind": kind,
+                "signal": signal,
+                "detector": detector,
+                "statistic": short(found.statistic),
+                "threshold": short(found.threshold),
+                "onset": onset,
                 "version": self.version,
             },
         )
-        return [event, *self._enter("drifted", sample.sequence, sample.time)]
+
+    def _scheduled(self, sample: Sample) -> bool:
+        """Whether the schedule asks for a try; the first moment that is seen only starts its clock."""
+        now = self.plan.moment(sample)
+        due = self._due is not None and now >= self._due
+        if due or self._due is None:
+            self._due = now + self.plan.every
+        return due
 
     def _gather(self, sequence: int) -> None:
         """Remember windows from `sequence` on, and drop a try that is under way: it knows nothing of them."""
@@ -125,6 +160,8 @@ class Adaptation:
     def pressed(self, pressure: float, sample: Sample) -> list[Event]:
         """No alarm at `sample`; the strongest detector stands at `pressure` of its threshold."""
         self._sequence = sample.sequence
+        if self.plan.scheduled and self._scheduled(sample) and not self.paused and self.versions.pinned is None:
+            self._gather(sample.sequence)
         if self.state == "stable" and pressure >= SUSPECT:
             return self._enter("suspect", sample.sequence, sample.time)
         if self.state == "suspect" and pressure < SUSPECT:
@@ -230,6 +267,8 @@ class Adaptation:
             if self._gathered is not None and self._gathered.seen >= self.plan.config.memory:
                 self._wait = min(2 * self._wait, LONGEST_WAIT)
             events = self._enter("drifted", sequence, now) if self.state == "adapting" else []
+            if self.state in ("stable", "suspect"):  # by schedule: the next one is another day's
+                self._gathered = None
             return [self._report(attempt, before, before, False, now), *events]
         if self._before is None or self.state != "probation":
             self._before = before
@@ -274,7 +313,7 @@ class Adaptation:
                 for key, value in entry.items()
                 if isinstance(value, float)
             }
-            self.versions.add(theta, "+".join(attempt.accepted), evidence, now)
+            self.versions.add(theta, "+".join(attempt.accepted), evidence, now, attempt.states)
         # Everything that judged the old vector begins anew.
         self.rebaseline = True
         self.changed = True
@@ -335,6 +374,8 @@ class Adaptation:
 
         Raises ValueError where adaptation is off or a version is pinned.
         """
+        if self.plan.always:
+            raise ValueError("adaptation.policy is always: every window is adapted to as it is")
         if not self.plan.methods:
             raise ValueError("adaptation.policy is off; set it to on_drift and reload")
         if self.versions.pinned is not None:
@@ -362,6 +403,7 @@ class Adaptation:
             "sequence": self._sequence,
             "until": self._until,
             "before": self._before,
+            "due": self._due,
         }
 
     def restore(self, snapshot: dict[str, Any], now: float) -> list[Event]:
@@ -374,6 +416,7 @@ class Adaptation:
         self._sequence = int(snapshot["sequence"])
         self._until = int(snapshot["until"])
         self._before = snapshot["before"]
+        self._due = snapshot.get("due")
         current = self.versions.current
         if current.number != 0:
             self.plan.engine.bind(self.stream, current.theta)

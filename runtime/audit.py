@@ -61,7 +61,7 @@ def accounts(journal: Path, bundle: str) -> list[Account]:
         state, rows = versions.get(name, ({"current": 0, "pinned": None, "since": 0.0}, []))
         entries = [
             Entry(number, time if number else None, parent, method, json.loads(evidence))
-            for number, parent, method, evidence, time, _ in rows
+            for number, parent, method, evidence, time, *_ in rows
         ]
         found.append(
             Account(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trimtab.adapters.parameters import Kind, ParameterLayout
+from trimtab.adapters.steps import StepGraph, read
 from trimtab.runtime.errors import BundleError
 from trimtab.runtime.validation import NotYaml, listed, read_yaml, sentence, shown
 
@@ -385,6 +386,14 @@ def load_bundle(path: str | Path) -> Bundle:
                 f"{path / name}: its sha256 differs from the manifest's; copy the whole bundle folder again"
             )
     return Bundle(path, manifest)
+
+
+def read_step(bundle: Bundle, method: str) -> StepGraph:
+    """One of the bundle's step graphs. Raises BundleError where it cannot be read."""
+    try:
+        return read(bundle.path, method)
+    except ValueError as error:
+        raise BundleError(str(error)) from None
 
 
 @dataclass(frozen=True)

@@ -130,10 +130,11 @@ class Batch(Section):
     deadline: float = Field(0.02, ge=0, description="Seconds that a window may wait for others.")
 
 
+Unit = Literal["windows", "second", "minute", "hour", "day", "week", "month"]
+
+
 class FalseAlarms(Section):
-    per: Literal["windows", "second", "minute", "hour", "day", "week", "month"] = Field(
-        "windows", description="Unit of `every`; times need a bundle that knows its rate."
-    )
+    per: Unit = Field("windows", description="Unit of `every`; times need a bundle that knows its rate.")
     every: Annotated[float, Field(gt=0)] = Field(
         20000,
         description="One false alarm per stream in so many windows (or seconds, minutes, ...) is accepted.",
@@ -148,6 +149,11 @@ class Drift(Section):
         min_length=1,
         description="Watched beside each other; the accepted false alarms are shared among them.",
     )
+    errors: str | None = Field(
+        None,
+        description="Detector of a change of the rate of errors by late labels, such as ddm or sprt_bernoulli; it has "
+        "as many false alarms again, per label.",
+    )
     false_alarms: FalseAlarms = FalseAlarms()
     refractory: int = Field(256, ge=0, description="Windows after an alarm in which no other is raised.")
     observe_every: Positive = Field(1, description="Every n-th window of a stream is observed; the others only served.")
@@ -161,13 +167,28 @@ class Guard(Section):
     probation: Positive = Field(128, description="Windows after a switch in which it can still be rolled back.")
 
 
+class Schedule(Section):
+    per: Unit = Field("windows", description="Unit of `every`; times are those of the windows.")
+    every: Annotated[float, Field(gt=0)] = Field(4096, description="So many between two tries.")
+
+
 class Adaptation(Section):
-    policy: Literal["on_drift", "off"] = Field("on_drift", description="Whether drift starts an adaptation.")
-    methods: list[Literal["input_calibration", "norm_statistics", "bias_vector"]] = Field(
+    policy: Literal["on_drift", "scheduled", "always", "off"] = Field(
+        "on_drift",
+        description="`on_drift`: drift starts an adaptation. `scheduled`: so does `schedule`. `always`: one step graph "
+        "steps on, and under guard decides, all windows.",
+    )
+    schedule: Schedule = Schedule()
+    methods: list[Annotated[str, Field(min_length=1)]] = Field(
         ["input_calibration", "norm_statistics", "bias_vector"],
-        description="Tried in this order, each on top of the ones accepted before.",
+        min_length=1,
+        description="Tried in this order, each on top of the ones accepted before: these, and step graphs of the "
+        "bundle by their names. `always`: one step graph.",
     )
     options: dict[str, dict[str, Any]] = Field({}, description="Per method.")
+    patience: Seconds = Field(
+        10.0, description="Under `always`: longest time that a window waits for a step's worth of them, seconds."
+    )
     memory: Annotated[int, Field(ge=16)] = Field(
         256, description="Windows remembered, balanced over predicted classes."
     )

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimtab.adapters.versions import Row
 from trimtab.runtime import intake
 from trimtab.runtime.config import Config, Stream, said_of
 from trimtab.runtime.decisions import Event, Step
 from trimtab.runtime.errors import ConfigError, PayloadError, TrimtabError
 from trimtab.runtime.executors import Job, ThreadExecutor
-from trimtab.runtime.journal import Journal, Message, Turn, Version
+from trimtab.runtime.journal import Journal, Message, Turn
 from trimtab.runtime.loading import Loaded, load
 from trimtab.runtime.mqtt import Confirmed, Delivery, Inbox, Link
 from trimtab.runtime.outbox import Outbox
@@ -154,7 +155,7 @@ class Daemon:
         name: str,
         decided: int,
         snapshot: dict[str, Any] | None,
-        versions: tuple[Mapping[str, Any], list[Version]] | None,
+        versions: tuple[Mapping[str, Any], list[Row]] | None,
     ) -> list[Event]:
         """Continue a stream in `pipeline`, anew where that cannot be; returns what to publish about it.
 
@@ -255,7 +256,7 @@ class Daemon:
         due = self.pipeline.due()
         if due is not None:
             # Never longer than the deadline, even where the wall clock was set back meanwhile.
-            waits.append(min(max(0.0, due - time.time()), self.config.batch.deadline))
+            waits.append(min(max(0.0, due - time.time()), self._longest_wait()))
         if self.notifier.watchdog_every is not None:
             waits.append(max(0.0, self._next_ping - time.monotonic()))
         if self._outbox.untidy:
@@ -290,7 +291,7 @@ class Daemon:
         due = self.pipeline.due()
         if self._worked or (due is not None and self._is_due(due)):
             self._worked = False
-            self._absorb(self.pipeline.step())
+            self._absorb(self.pipeline.step(flush=self._stalled()))
         elif self._outbox.untidy and due is None and not len(self._inbox) and time.monotonic() - self._tidied > TIDY:
             self._tidied = time.monotonic()
             self._outbox.tidy()
@@ -298,9 +299,16 @@ class Daemon:
 
     def _is_due(self, due: float) -> bool:
         ahead = due - time.time()
-        if ahead <= 0.0 or ahead > self.config.batch.deadline:  # the latter: the wall clock was set back
-            return True
-        # Nothing more can come before something is acknowledged: waiting for others would be in vain.
+        # The second: the wall clock was set back.
+        return ahead <= 0.0 or ahead > self._longest_wait() or self._stalled()
+
+    def _longest_wait(self) -> float:
+        """Seconds for which the pipeline lets a window wait at the most."""
+        deadline, patience = self.config.batch.deadline, self.config.adaptation.patience
+        return max(deadline, patience) if self.pipeline.plan.always else deadline
+
+    def _stalled(self) -> bool:
+        """Nothing more can come before something is acknowledged: waiting for others would be in vain."""
         return self._link.saturated and not len(self._inbox)
 
     def _absorb(self, step: Step) -> None:
@@ -503,7 +511,7 @@ class Daemon:
         Raises ConfigError where the new bank is too small for the vectors in use; the old one then serves on.
         """
         while self.pipeline.due() is not None:
-            self._absorb(self.pipeline.step())
+            self._absorb(self.pipeline.step(flush=True))
         self._flush()
         old, old_prefix, old_filters = self._loaded, self.config.prefix, self._routes.filters()
         same = loaded.digest == old.digest
@@ -550,7 +558,7 @@ class Daemon:
         )
         end = time.monotonic() + self.config.drain
         while self.pipeline.due() is not None:
-            self._absorb(self.pipeline.step())
+            self._absorb(self.pipeline.step(flush=True))
             self._flush()
         while self._outbox.backlog and (left := end - time.monotonic()) > 0:
             try:

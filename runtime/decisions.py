@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,8 @@ class Decision:
     segment: str | None = None
     signals: dict[str, float] | None = None
     """What the detectors saw of this window; not published."""
+    method: str | None = None
+    """The step graph that decided, in place of the model as it is."""
 
     def payload(self) -> dict[str, Any]:
         """What is published on `decision/<stream>`; a golden test holds the keys."""
@@ -46,6 +49,8 @@ class Decision:
             message["score"] = self.score
         message["version"] = self.version
         message["state"] = self.state
+        if self.method is not None:
+            message["method"] = self.method
         if self.reason is not None:
             message["reason"] = self.reason
         return message
@@ -75,3 +80,8 @@ class Step:
     """Why the model gave nothing for this batch, where it failed."""
     refused: list[str] = field(default_factory=list)
     """Why a command for all streams was not carried out on some: one sentence a stream."""
+
+
+def short(value: float) -> float | None:
+    """Six significant digits: figures for people, equal on every machine; JSON knows no NaN or infinity."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None

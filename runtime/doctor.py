@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from trimtab.runtime.bundle import Bundle, load_bundle
+from trimtab.runtime.bundle import Bundle, load_bundle, read_step
 from trimtab.runtime.config import Provider, Sessions
 from trimtab.runtime.errors import ProviderError
 from trimtab.runtime.folding import Template
@@ -161,12 +161,15 @@ def lines(report: Report) -> list[str]:
             text.append(f"{p.name:<9} does not work: {p.reason}" + (f" (to use it: {p.mend})" if p.mend else ""))
     if report.timings:
         text += ["", f"milliseconds per call, median (95 %): {report.model}"]
-        text.append(f"{'provider':<9} {'threads':>7}  {'graph':<8}" + "".join(f"{f'batch {b}':>20}" for b in BATCHES))
+        wide = max(8, *(len(t.graph) for t in report.timings))
+        text.append(
+            f"{'provider':<9} {'threads':>7}  {'graph':<{wide}}" + "".join(f"{f'batch {b}':>20}" for b in BATCHES)
+        )
         cells: dict[tuple[str, int, str], str] = {}
         for t in report.timings:
             key = (t.provider, t.threads, t.graph)
             cells[key] = cells.get(key, "") + f"{f'{t.milliseconds:.3f} ({t.slow:.3f})':>20}"
-        text += [f"{name:<9} {threads:>7}  {graph:<8}{cell}" for (name, threads, graph), cell in cells.items()]
+        text += [f"{name:<9} {threads:>7}  {graph:<{wide}}{cell}" for (name, threads, graph), cell in cells.items()]
     return text
 
 
@@ -180,11 +183,12 @@ def _try(name: Name) -> Tried:
 def _time(name: Name, threads: int, bundle: Bundle | None, patience: float) -> Iterator[Timing]:
     with tempfile.TemporaryDirectory(prefix="trimtab-doctor-") as cache:
         opener = Opener(Sessions(providers=[Provider(name=name, required=True)], threads=threads), Path(cache))
-        for which, graph, inputs in _graphs(bundle):
-            ranges = {key: _range(key, value) for key, value in inputs.items()}
+        for which, graph, inputs, fixed in _graphs(bundle):
+            ranges = {key: Range((1, *v.shape[1:]), v.shape, v.shape) for key, v in inputs.items()}
+            ranges |= {key: Range(v.shape, v.shape, v.shape) for key, v in fixed.items()}
             session = opener.open(graph, ranges, keep=False)
             for batch in BATCHES:
-                feed = {key: value if key == "bank" else value[:batch] for key, value in inputs.items()}
+                feed = {**{key: value[:batch] for key, value in inputs.items()}, **fixed}
                 spent = _spent(session, feed, patience)
                 slow = quantiles(spent, n=20)[-1] if len(spent) > 1 else spent[0]
                 yield Timing(name, which, threads, batch, median(spent) * 1e3, slow * 1e3)
@@ -203,29 +207,29 @@ def _spent(session: Any, feed: dict[str, NDArray[Any]], patience: float) -> list
     return spent
 
 
-def _graphs(bundle: Bundle | None) -> Iterator[tuple[str, bytes, dict[str, NDArray[Any]]]]:
-    """Name, serialised graph and the largest batch of its inputs."""
+def _graphs(bundle: Bundle | None) -> Iterator[tuple[str, bytes, dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]:
+    """Name, serialised graph, the largest batch of its inputs, and those that are alike for any batch.
+
+    Raises BundleError where a step graph cannot be read.
+    """
     most = max(BATCHES)
     if bundle is None:
-        yield "built-in", _model(), {"x": np.zeros((most, *SHAPE), np.float32)}
+        yield "built-in", _model(), {"x": np.zeros((most, *SHAPE), np.float32)}, {}
         return
     inputs: dict[str, NDArray[Any]] = {i.name: np.zeros((most, *i.shape), np.float32) for i in bundle.manifest.inputs}
     theta = np.asarray(bundle.source.theta, np.float32)
     for which in ("serve", "observe"):
         if which in bundle.manifest.graphs:
             template = Template(bundle.graph(which), bundle.layout, str(bundle.path / f"{which}.onnx"))
-            yield which, template.patched(theta), inputs
+            yield which, template.patched(theta), inputs, {}
     if "banked" in bundle.manifest.graphs:
-        bank: dict[str, NDArray[Any]] = {
-            "slot": np.arange(most, dtype=np.int64) % SLOTS,
-            "bank": np.tile(theta, (SLOTS, 1)),
-        }
-        yield "banked", bundle.graph("banked"), {**inputs, **bank}
-
-
-def _range(name: str, value: NDArray[Any]) -> Range:
-    shape = value.shape
-    return Range(shape if name == "bank" else (1, *shape[1:]), shape, shape)
+        slot = np.arange(most, dtype=np.int64) % SLOTS
+        yield "banked", bundle.graph("banked"), {**inputs, "slot": slot}, {"bank": np.tile(theta, (SLOTS, 1))}
+    for method in bundle.manifest.methods:
+        step = read_step(bundle, method.name)
+        fixed: dict[str, NDArray[Any]] = {f"state.{name}": value for name, value in step.start.items()}
+        fixed |= {f"hyper.{name}": np.asarray(h.default, np.float32) for name, h in step.hyper.items()}
+        yield f"step.{method.name}", step.graph, inputs, fixed
 
 
 def _model() -> bytes:

@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 import msgpack
 
+from trimtab.adapters.versions import Row
 from trimtab.runtime.errors import JournalError
 
 SCHEMA = 1
@@ -44,19 +45,20 @@ CREATE TABLE outbox (last INTEGER PRIMARY KEY, messages BLOB NOT NULL);
 CREATE TABLE marks (last INTEGER PRIMARY KEY, marks BLOB NOT NULL);
 CREATE TABLE streams (name TEXT PRIMARY KEY, decided INTEGER NOT NULL, snapshot TEXT NOT NULL, rows BLOB) WITHOUT ROWID;
 CREATE TABLE versions (stream TEXT NOT NULL, number INTEGER NOT NULL, parent INTEGER, method TEXT NOT NULL,
- evidence TEXT NOT NULL, time REAL NOT NULL, theta BLOB NOT NULL, PRIMARY KEY (stream, number));
+ evidence TEXT NOT NULL, time REAL NOT NULL, theta BLOB NOT NULL,
+ states BLOB NOT NULL DEFAULT x'', PRIMARY KEY (stream, number));
+CREATE TABLE stepped (stream TEXT PRIMARY KEY, state BLOB NOT NULL);
 CREATE TABLE in_use (stream TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE commands (id TEXT PRIMARY KEY, time REAL NOT NULL, result BLOB NOT NULL);
 """
 """One row a turn, not one a message: that keeps a turn cheap. outbox.last, marks.last: number of the turn's last
 one. outbox.messages: MessagePack of [topic, payload, retain]. marks.marks: MARK bytes each. streams.rows: the open
-window's float32 rows. versions.theta: float32, little-endian. in_use: which version is."""
+window's float32 rows. stepped.state: see
+`Stepping.state`. versions.theta, states: see `Row`. in_use: which version is."""
 
-Version = tuple[int, int | None, str, str, float, bytes]
-"""As `Versions.to_rows` gives them: number, parent, method, evidence as JSON, time, theta."""
 Streams = dict[str, tuple[int, dict[str, Any] | None]]
 """Windows decided and snapshot, by stream."""
-StreamVersions = dict[str, tuple[dict[str, Any], list[Version]]]
+StreamVersions = dict[str, tuple[dict[str, Any], list[Row]]]
 """State and rows of the versions, by stream."""
 
 
@@ -78,7 +80,7 @@ class Turn:
     """Of the input messages that are done with, MARK bytes each."""
     streams: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     """Snapshots of the streams that changed (`Pipeline.snapshot`)."""
-    versions: Mapping[str, tuple[dict[str, Any], list[Version]]] = field(default_factory=dict)
+    versions: Mapping[str, tuple[dict[str, Any], list[Row]]] = field(default_factory=dict)
     """State and rows of the versions of the streams where they changed (`Versions.state`, `Versions.to_rows`)."""
     confirmed: int | None = None
     """The broker has every message up to this number."""
@@ -99,6 +101,7 @@ class Journal:
     def __init__(self, path: Path, bundle: str, sync: Literal["normal", "full"] = "normal") -> None:
         self.path = path
         self.started_anew = False
+        self._stepped: dict[str, bytes] = {}  # what was written last: it is large, and often the same
         try:
             with ExitStack() as opened:
                 self._claimed = opened.enter_context(closing(_claim(path)))
@@ -122,6 +125,9 @@ class Journal:
         else:
             meta = dict(db.execute("SELECT key, value FROM meta"))
             _check_schema(self.path, meta)
+            if "states" not in [column[1] for column in db.execute("PRAGMA table_info(versions)")]:
+                db.execute("ALTER TABLE versions ADD COLUMN states BLOB NOT NULL DEFAULT x''")
+                db.execute("CREATE TABLE stepped (stream TEXT PRIMARY KEY, state BLOB NOT NULL)")
             if meta["bundle"] != bundle:
                 self._adopt(bundle)
                 self.started_anew = True
@@ -141,6 +147,8 @@ class Journal:
     def _adopt(self, bundle: str) -> None:
         self._db.execute("UPDATE streams SET snapshot = 'null', rows = NULL")
         self._db.execute("DELETE FROM versions")
+        self._db.execute("DELETE FROM stepped")
+        self._stepped.clear()
         self._db.execute("DELETE FROM in_use")
         self._db.execute("UPDATE meta SET value = ? WHERE key = 'bundle'", (bundle,))
 
@@ -161,7 +169,11 @@ class Journal:
 
     def streams(self) -> Streams:
         """How many windows of each stream are decided, and its snapshot; None where that was another bundle's."""
-        return _read_streams(self._db)
+        found = _read_streams(self._db)
+        for name, state in self._db.execute("SELECT stream, state FROM stepped"):
+            if (snapshot := found[name][1]) is not None:
+                snapshot["stepping"] = state
+        return found
 
     def versions(self) -> StreamVersions:
         """State and rows of each stream's versions."""
@@ -204,11 +216,16 @@ class Journal:
                     db.execute("DELETE FROM marks WHERE last <= ?", (mark - MARKS,))
                 if turn.streams:
                     db.executemany("INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?)", _streams(turn.streams))
+                    for name, snapshot in turn.streams.items():
+                        state = snapshot.get("stepping")
+                        if state is not None and state is not self._stepped.get(name):
+                            db.execute("INSERT OR REPLACE INTO stepped VALUES (?, ?)", (name, state))
+                            self._stepped[name] = state
                 for stream, (state, versions) in turn.versions.items():
                     db.execute("INSERT OR REPLACE INTO in_use VALUES (?, ?)", (stream, json.dumps(state)))
                     db.execute("DELETE FROM versions WHERE stream = ?", (stream,))
                     db.executemany(
-                        "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?)", [(stream, *row) for row in versions]
+                        "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(stream, *row) for row in versions]
                     )
                 for number, result in turn.commands:
                     db.execute("INSERT OR REPLACE INTO commands VALUES (?, ?, ?)", (number, time.time(), result))
@@ -303,13 +320,14 @@ def _read_versions(db: sqlite3.Connection) -> StreamVersions:
         stream: (json.loads(state), []) for stream, state in db.execute("SELECT stream, state FROM in_use")
     }
     for stream, *row in db.execute("SELECT * FROM versions ORDER BY stream, number"):
-        number, parent, method, evidence, moment, theta = row
-        found[stream][1].append((number, parent, method, evidence, moment, theta))
+        number, parent, method, evidence, moment, theta, *states = row  # an older trimtab's journal has no states
+        found[stream][1].append((number, parent, method, evidence, moment, theta, states[0] if states else b""))
     return found
 
 
 def _streams(snapshots: Mapping[str, dict[str, Any]]) -> Iterable[tuple[str, int, str, bytes | None]]:
     for name, snapshot in snapshots.items():
+        snapshot = {key: value for key, value in snapshot.items() if key != "stepping"}  # which has its own table
         window = snapshot["window"]
         rows = None
         if window is not None:

@@ -25,9 +25,11 @@ from trimtab.runtime.config import Config
 from trimtab.runtime.decisions import Decision, Event, Step
 from trimtab.runtime.errors import InferenceError, PayloadError
 from trimtab.runtime.executors import Executor
+from trimtab.runtime.late import LateLabels
 from trimtab.runtime.sessions import Engine, Outputs
+from trimtab.runtime.stepping import Held, Stepping
 from trimtab.runtime.tries import Plan
-from trimtab.runtime.watch import new_monitor, watched_signals
+from trimtab.runtime.watch import new_error_detector, new_monitor, watched_signals
 from trimtab.runtime.windows import Windower
 
 log = logging.getLogger(__name__)
@@ -52,13 +54,25 @@ class Taken:
 class StreamState:
     """All that is remembered of one stream."""
 
-    __slots__ = ("adaptation", "decided", "monitor", "name", "sequence", "window", "windower")
+    __slots__ = ("adaptation", "decided", "late", "monitor", "name", "sequence", "stepping", "window", "windower")
 
-    def __init__(self, name: str, windower: Windower | None, monitor: Monitor, adaptation: Adaptation) -> None:
+    def __init__(
+        self,
+        name: str,
+        windower: Windower | None,
+        monitor: Monitor,
+        adaptation: Adaptation,
+        stepping: Stepping | None,
+        late: LateLabels | None,
+    ) -> None:
         self.name = name
+        self.late = late
+        """None: errors are not watched."""
         self.windower = windower
         self.monitor = monitor
         self.adaptation = adaptation
+        self.stepping = stepping
+        """Where all windows go through a step graph."""
         self.sequence = 0
         """Number of the next sample."""
         self.decided = 0
@@ -67,8 +81,9 @@ class StreamState:
         """The windower's state after the last block that is done with: what a restart continues from."""
 
 
-Result = tuple[Any, Any, dict[str, float] | None]
-"""Of one sample, as Python numbers: class and its probability, or values and whether they are finite; signals."""
+Result = tuple[Any, Any, dict[str, float] | None, NDArray[np.float32] | None]
+"""Of one sample, as Python numbers: class and its probability, or values and whether they are finite; signals. And
+the outputs `[K]` as they are, where a step graph is to have them."""
 
 
 class Pipeline:
@@ -108,6 +123,7 @@ class Pipeline:
         self._classify = bundle.manifest.task == "classification"
         self._every = config.drift.observe_every
         self._pending: deque[tuple[float, Sample]] = deque()
+        self._holding: dict[str, Stepping] = {}  # those for which windows wait
         self._taken: deque[Taken] = deque()
         self._targets = bundle.manifest.targets
         watched = watched_signals(bundle, config.drift)
@@ -115,6 +131,9 @@ class Pipeline:
         self._signals = list(watched.values())
         self._reference = bundle.source.reference
         self.plan = Plan(bundle, config, engine, executor)
+        self._noticed: list[Event] = []
+        """What labels told since the last turn."""
+        self._new_late()
         self._new_monitor()  # a wrong detector or option shows itself at the start, not at the first sample
 
     # -- taking samples ---------------------------------------------------------------------------------------------
@@ -177,6 +196,12 @@ class Pipeline:
             return self._pending[0][0]
         if self._pending:
             return self._pending[0][0] + self.config.batch.deadline
+        if self._noticed:
+            return self.clock.now()
+        if self._holding:
+            moments = [s.since + self.config.adaptation.patience for s in self._holding.values()]
+            moments += [t.since + self.config.batch.deadline for t in self._taken if t.stream.decided >= t.until]
+            return min(moments)
         if self._taken:
             return self._taken[0].since + self.config.batch.deadline
         return None
@@ -188,20 +213,26 @@ class Pipeline:
 
     # -- one turn ---------------------------------------------------------------------------------------------------
 
-    def step(self) -> Step:
+    def step(self, flush: bool = False) -> Step:
         """Run one micro-batch (of at most `batch.size` samples) and say what came of it.
+
+        `flush`: let no window wait for others of its stream that a step graph would take with it.
 
         A vector that an adaptation hands over holds from the very next sample: what is left of the batch is run again
         with it. So where a batch was cut makes no difference to what is decided.
         """
         step = Step()
         touched: dict[str, None] = {}
+        step.events += self._noticed
+        self._noticed = []
         self._collect(step, touched, self.clock.now())
         pending = self._pending
         count = min(len(pending), self.config.batch.size)
         samples = [pending.popleft()[1] for _ in range(count)]
         while samples:
             samples = self._run(samples, step, touched)
+        if self._holding:
+            self._go_through_held(step, touched, flush and not pending)
         self._release(step, touched)
         step.streams = list(touched)
         return step
@@ -209,6 +240,9 @@ class Pipeline:
     def _run(self, samples: list[Sample], step: Step, touched: dict[str, None]) -> list[Sample]:
         """Infer and decide `samples`; returns those that are to be run with a vector that came meanwhile."""
         results = self._infer(samples, step)
+        if self.plan.always:
+            self._hold(samples, results, step, touched)
+            return []
         streams, decisions, plan = self.streams, step.decisions, self.plan
         for i, (sample, result) in enumerate(zip(samples, results, strict=True)):
             stream = streams[sample.stream]
@@ -219,6 +253,53 @@ class Pipeline:
                 self._collect(step, touched, sample.time)
                 return samples[i + 1 :]
         return []
+
+    def _hold(self, samples: list[Sample], results: list[Result | None], step: Step, touched: dict[str, None]) -> None:
+        """Let windows wait for their batch, and step where it is full."""
+        now = self.clock.now()
+        for sample, result in zip(samples, results, strict=True):
+            stepping = self.streams[sample.stream].stepping
+            if stepping is None:
+                raise RuntimeError(f"{sample.stream} has no step graph")
+            self._holding[sample.stream] = stepping
+            if stepping.hold(Held(sample, result, None if result is None else result[3]), now):
+                self._step_on(stepping, step, touched)
+
+    def _go_through_held(self, step: Step, touched: dict[str, None], flush: bool) -> None:
+        """Step where windows have waited long enough (or the clock was set back)."""
+        now, patience = self.clock.now(), self.config.adaptation.patience
+        for stepping in list(self._holding.values()):
+            if flush or not 0.0 <= now - stepping.since < patience:
+                self._step_on(stepping, step, touched)
+
+    def _step_on(self, stepping: Stepping, step: Step, touched: dict[str, None]) -> None:
+        """Decide the windows that wait: by the step graph, or where the stream is paused or pinned, by the model."""
+        stream = self.streams[stepping.stream]
+        adaptation = stream.adaptation
+        results = [held.result for held in stepping.held]
+        watched = [None if result is None else result[2] for result in results]
+        method = None
+        if not adaptation.paused and adaptation.versions.pinned is None:
+            trusted = stepping.guarded.trusted
+            try:
+                y, places = stepping.step(self._names)
+            except InferenceError as error:
+                step.failure = str(error)
+                log.error("a step on %d windows of %s failed: %s", len(stepping.held), stream.name, error)
+                places = []
+            if places and stepping.guarded.trusted:
+                method = stepping.name
+                for i, (found, score, _, logits) in zip(places, self._read(Outputs(y, None, None), False), strict=True):
+                    results[i] = (found, score, watched[i], logits)
+            step.events += stepping.report(adaptation.version, trusted)
+        touched[stream.name] = None
+        for held, result in zip(stepping.held, results, strict=True):
+            stream.decided = held.sample.sequence + 1
+            decision = self._decide(stream, held.sample, result, step)
+            decision.method = method if held.static is not None else None
+            step.decisions.append(decision)
+        stepping.held.clear()
+        del self._holding[stream.name]
 
     def _release(self, step: Step, touched: dict[str, None]) -> None:
         """Find the blocks that are done with, and where a restart of their streams continues."""
@@ -280,16 +361,17 @@ class Pipeline:
         """Outputs as plain Python numbers, one result a sample."""
         y = outputs.y
         rows: Sequence[dict[str, float] | None] = [None] * len(y)
+        kept: Sequence[NDArray[np.float32] | None] = list(y) if self.plan.always else [None] * len(y)
         with np.errstate(all="ignore"):
             if observe:
                 watched = [signal(outputs).tolist() for signal in self._signals]
                 rows = [dict(zip(self._watched, values, strict=True)) for values in zip(*watched, strict=True)]
             if not self._classify:
                 finite = [bool(f) for f in np.logical_and.reduce(np.isfinite(y), axis=1)]
-                return list(zip(y.astype(np.float64).tolist(), finite, rows, strict=True))
+                return list(zip(y.astype(np.float64).tolist(), finite, rows, kept, strict=True))
             top = y.argmax(axis=1)
             score = 1.0 / np.exp(y - y.max(axis=1, keepdims=True), dtype=np.float64).sum(axis=1)
-            return list(zip(top.tolist(), score.tolist(), rows, strict=True))
+            return list(zip(top.tolist(), score.tolist(), rows, kept, strict=True))
 
     def _decide(self, stream: StreamState, sample: Sample, result: Result | None, step: Step) -> Decision:
         adaptation = stream.adaptation
@@ -297,12 +379,14 @@ class Pipeline:
         if result is None:
             reason = "the model failed on this window" if sample.finite else "the window holds NaN or infinity"
             return self._undecided(stream, sample, version, reason)
-        found, score, watched = result
+        found, score, watched, _ = result
         output: str | dict[str, float]
         if self._classify:
             if not score > 0:  # NaN, or an infinite logit
                 return self._undecided(stream, sample, version, "the model's output is not finite")
             output, score, predicted = self._classes[found], round(score, 6), found
+            if stream.late is not None:
+                stream.late.decided(sample.sequence, predicted)
         else:
             if not score:
                 return self._undecided(stream, sample, version, "the model's output is not finite")
@@ -349,9 +433,20 @@ class Pipeline:
             window = self.bundle.manifest.window
             if window is not None:
                 windower = Windower(name, self.bundle.manifest.inputs[0].shape[0], window)
-            found = StreamState(name, windower, self._new_monitor(), Adaptation(name, self.plan))
+            found = StreamState(
+                name,
+                windower,
+                self._new_monitor(),
+                Adaptation(name, self.plan),
+                self.plan.stepping(name),
+                self._new_late(),
+            )
             self.streams[name] = found
         return found
+
+    def _new_late(self) -> LateLabels | None:
+        detector = new_error_detector(self.bundle, self.config.drift)
+        return None if detector is None else LateLabels(detector)
 
     def _new_monitor(self) -> Monitor:
         return new_monitor(self.bundle, self.config.drift, self._watched, self._reference)
@@ -389,6 +484,8 @@ class Pipeline:
                 step.refused.append(str(error))
                 continue
             self._after(found)
+            if name == "reset" and found.stepping is not None:
+                found.stepping.reset()
             step.streams.append(found.name)
         if step.refused and not step.streams:
             raise ValueError(step.refused[0])
@@ -397,16 +494,28 @@ class Pipeline:
     def label(self, stream: str, sequence: int, label: str | float) -> bool:
         """A true label came late. Returns whether its window is still remembered. Raises ValueError on no class."""
         found = self.streams.get(stream)
-        return found is not None and found.adaptation.label(sequence, label)
+        if found is None:
+            return False
+        remembered = found.adaptation.label(sequence, label)
+        finding = None
+        if found.late is not None and isinstance(label, str):
+            finding = found.late.label(sequence, self._classes.index(label))
+            if finding is not None and finding.alarm:
+                now = self.clock.now()
+                self._noticed += found.adaptation.erred(finding, found.late.detector.name, sequence, now)
+        return remembered or finding is not None
 
     def snapshot(self, name: str) -> dict[str, Any]:
-        """What a restart needs of a stream: JSON-able but for `window.rows` (bytes). Versions are kept apart."""
+        """What a restart needs of a stream: JSON-able but for `window.rows` and `stepping` (bytes). Versions are kept
+        apart."""
         stream = self.streams[name]
         return {
             "decided": stream.decided,
             "window": stream.window,
             "monitor": stream.monitor.state(),
+            "late": None if stream.late is None else stream.late.state(),
             "adaptation": stream.adaptation.snapshot(),
+            "stepping": stream.stepping.state() if stream.stepping is not None else None,
         }
 
     def restore(self, name: str, snapshot: dict[str, Any]) -> list[Event]:
@@ -425,6 +534,18 @@ class Pipeline:
         except ValueError as error:  # the detectors were configured anew
             log.warning("%s: its drift detectors start anew: %s", name, error)
             stream.monitor = self._new_monitor()
+        data = snapshot.get("stepping")
+        if stream.stepping is not None and data is not None:
+            try:
+                stream.stepping.restore(data)
+            except ValueError as error:
+                log.warning("%s: its step graph starts anew: %s", name, error)
+        if stream.late is not None and snapshot.get("late") is not None:
+            try:
+                stream.late.restore(snapshot["late"])
+            except ValueError as error:
+                log.warning("%s: its detector of errors starts anew: %s", name, error)
+                stream.late = self._new_late()
         return stream.adaptation.restore(snapshot["adaptation"], self.clock.now())
 
     def renumber(self, name: str, decided: int) -> list[Event]:

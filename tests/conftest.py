@@ -237,3 +237,11 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     yield start
     for process in processes:
         process.kill()
+
+
+@pytest.fixture(scope="session")
+def waves(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A bundle with step graphs: see `tests.waves.Waves`."""
+    from tests.waves import exported
+
+    return exported(tmp_path_factory.mktemp("waves") / "bundle")

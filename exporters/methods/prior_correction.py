@@ -18,34 +18,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from trimtab.exporters.steps.losses import entropy
 from trimtab.exporters.steps.method import Hyper, Method, Metrics, State
 from trimtab.exporters.steps.model import Inputs, Model, source_statistics
-
-LEAST = 1e-4
-"""Least share of a class."""
+from trimtab.exporters.steps.shares import corrected, kept_apart
 
 
 def init_state(model: Model) -> State:
-    return {"shares": _shares(model.source("prior"))}
+    return {"shares": kept_apart(model.source("prior"))}
 
 
 def step(model: Model, state: State, inputs: Inputs, hyper: Mapping[str, Tensor]) -> tuple[State, Tensor, Metrics]:
     y = model(model.theta, inputs, source_statistics)
-    logs = torch.log_softmax(y, 1)
-    source = torch.log(_shares(model.source("prior")))
-    r = torch.softmax(logs + torch.log(state["shares"]) - source, 1)
-    shares = _shares((1.0 - hyper["rate"]) * state["shares"] + hyper["rate"] * r.mean(0))
-    corrected = torch.log_softmax(logs + torch.log(shares) - source, 1)
-    return {"shares": shares}, corrected, {"entropy": entropy(y).mean(), "largest": shares.amax()}
-
-
-def _shares(values: Tensor) -> Tensor:
-    values = values.clamp(min=LEAST)
-    return values / values.sum()
+    source = kept_apart(model.source("prior"))
+    r = corrected(y, source, state["shares"]).exp()
+    shares = kept_apart((1.0 - hyper["rate"]) * state["shares"] + hyper["rate"] * r.mean(0))
+    return {"shares": shares}, corrected(y, source, shares), {"entropy": entropy(y).mean(), "largest": shares.amax()}
 
 
 PRIOR_CORRECTION = Method(

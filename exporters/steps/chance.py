@@ -16,18 +16,29 @@ SPREAD = 2654435761
 """Knuth's multiplier, 2^32 over the golden ratio."""
 
 
-def uniform(count: int, counter: Tensor, purpose: int = 0) -> Tensor:
+def uniform(count: int, counter: Tensor, purpose: int | Tensor = 0) -> Tensor:
     """`[count]` numbers from 0 to 1 (exclusive), float32. `counter`: int64 scalar, another one each step; `purpose`
     keeps the draws of one step apart."""
-    start = _mixed((counter * 65599 + purpose * 7919 + 1) & MASK)
-    bits = _mixed((torch.arange(count) * SPREAD + start) & MASK)
-    return (bits // 256).to(torch.float32) * (1.0 / 2**24)
+    return _share(_mixed((torch.arange(count) * SPREAD + _start(counter, purpose)) & MASK))
 
 
-def normal(count: int, counter: Tensor, purpose: int = 0) -> Tensor:
+def each(counters: Tensor, purpose: int = 0) -> Tensor:
+    """One number from 0 to 1 (exclusive) for each of the counters, the same as `uniform(1, counter, purpose)`."""
+    return _share(_mixed(_start(counters, purpose)))
+
+
+def normal(count: int, counter: Tensor, purpose: int | Tensor = 0) -> Tensor:
     """`[count]` standard normal numbers (Box and Muller 1958)."""
     a, b = uniform(count, counter, 2 * purpose + 1000), uniform(count, counter, 2 * purpose + 1001)
     return torch.sqrt(-2.0 * torch.log(1.0 - a)) * torch.cos(2.0 * torch.pi * b)
+
+
+def _start(counter: Tensor, purpose: int | Tensor) -> Tensor:
+    return _mixed((counter * 65599 + purpose * 7919 + 1) & MASK)
+
+
+def _share(bits: Tensor) -> Tensor:
+    return (bits // 256).to(torch.float32) * (1.0 / 2**24)
 
 
 def _mixed(x: Tensor) -> Tensor:

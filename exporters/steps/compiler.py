@@ -13,12 +13,13 @@ from onnx import helper
 from torch import Tensor
 
 import trimtab.exporters.steps.operators  # noqa: F401 - registers them
+from trimtab.exporters.drafting import Draft, reads
 from trimtab.exporters.marked import Marked
 from trimtab.exporters.steps.method import Hyper, Method, State
 from trimtab.exporters.steps.model import Model
 from trimtab.exporters.steps.optimisers import OPTIMISERS
 from trimtab.exporters.steps.tracing import SAMPLES, record
-from trimtab.exporters.steps.translation import TYPES, Translation
+from trimtab.exporters.steps.translation import TYPES, Translation, constants
 from trimtab.exporters.trace import OPSET
 from trimtab.runtime.errors import ExportError
 
@@ -61,7 +62,7 @@ def hyperparameters(method: Method, optimiser: str | None) -> dict[str, Hyper]:
     """All of a method's, those of the optimiser first."""
     found: dict[str, Hyper] = {}
     if optimiser is not None:
-        found["lr"] = Hyper(method.rates[optimiser], 0.0, 10.0, "learning rate")
+        found["lr"] = Hyper(method.learns_by[optimiser], 0.0, 10.0, "learning rate")
         found |= {name: Hyper(*rest) for name, rest in OPTIMISERS[optimiser].hyper.items()}
     return found | dict(method.hyper)
 
@@ -80,20 +81,19 @@ def compile_step(
     values: dict[str, Tensor] = {f"state.{name}": value for name, value in state.items()}
     values |= {f"hyper.{name}": torch.tensor(h.default) for name, h in hyper.items()}
     given = {name: x[torch.arange(SAMPLES) % len(x)].float() for name, x in example.items()}
-    constants = model.constants
 
     def step(named: dict[str, Tensor]) -> dict[str, Tensor]:
-        return run(method, model.bound({n: named[n] for n in constants}), marked, named)
+        return run(method, model.bound({n: named[n] for n in model.constants}), marked, named)
 
-    recorded = record(step, {**given, **values, **constants}, set(given), model.whole)
-    patchable = {p.name for p in marked.layout()} & set(constants)
-    translation = Translation(recorded, constants, patchable)
-    ends = translation.run()
+    recorded = record(step, {**given, **values, **model.constants}, set(given), model.whole)
+    draft = Draft()
+    known, names = constants(model.constants, {p.name for p in marked.layout()}, draft)
+    ends = Translation(recorded, draft, known, names).run()
     for name, end in zip(recorded.outputs, ends, strict=True):
-        translation.draft.node("Identity", end, out=name)
-    used = {i for node in translation.draft.nodes for i in node.input}
+        draft.node("Identity", end, out=name)
+    used = set().union(*map(reads, draft.nodes))
     graph = helper.make_graph(
-        translation.draft.nodes,
+        draft.nodes,
         f"step.{method.name}",
         [
             helper.make_tensor_value_info(n, TYPES[v.dtype], ["N", *v.shape[1:]] if n in given else list(v.shape))
@@ -105,7 +105,7 @@ def compile_step(
             for n in recorded.outputs
             if not n.startswith("next.")
         ],
-        [tensor for name, tensor in translation.draft.initializers.items() if name in used],
+        [tensor for name, tensor in draft.initializers.items() if name in used],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
     onnx.checker.check_model(proto)

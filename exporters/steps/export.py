@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from trimtab.exporters.assembly import Step
 from trimtab.exporters.marked import Array, Marked
-from trimtab.exporters.methods import method
+from trimtab.exporters.methods import METHODS, method
 from trimtab.exporters.parity import Comparison, difference
+from trimtab.exporters.steps.additive import added
+from trimtab.exporters.steps.blocks import ADDED
 from trimtab.exporters.steps.compiler import Compiled, compile_step, hyperparameters, run
 from trimtab.exporters.steps.method import Hyper, Method
 from trimtab.exporters.steps.model import Model, build, choose
@@ -39,9 +41,10 @@ class MethodChoice:
     name: str = ""
     """What the bundle calls it; by default the method's name."""
     changes: str | Sequence[str] = ""
-    """What may change: "affine", "bias", "all", or modules by name; by default what the method says."""
+    """What may change: "affine", "bias", "all", or modules by name; by default what the method says. For methods that
+    add vectors to outputs: "norms", or modules by name."""
     optimiser: str = ""
-    """"sgd" or "adam"; by default the method's first."""
+    """"sgd", "nesterov", "adam" or, for weights, "muon"; by default the method's first."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +63,33 @@ def settle(chosen: Sequence[str | MethodChoice]) -> list[Settled]:
     for choice in (MethodChoice(c) if isinstance(c, str) else c for c in chosen):
         found = method(choice.method)
         name = choice.name or found.name
-        if not re.fullmatch(r"[a-z0-9_-]+", name):
+        if not re.fullmatch(r"[a-z0-9_+-]+", name):
             raise ExportError(
-                f"methods: {name!r} may hold small letters, digits, - and _ only, since a file is named after it"
+                f"methods: {name!r} may hold small letters, digits, -, + and _ only, since a file is named after it"
             )
         if name in [s.name for s in settled]:
             raise ExportError(f"methods: {name!r} is there twice; give one of them another name")
         optimiser = choice.optimiser or next(iter(found.rates), None)
-        if optimiser is not None and optimiser not in found.rates:
-            known = ", ".join(found.rates) or "none"
+        if optimiser is not None and optimiser not in found.learns_by:
+            known = ", ".join(found.learns_by) or "none"
             raise ExportError(f"methods: {name}: optimiser {optimiser!r} does not fit; give {known}")
-        settled.append(Settled(found, name, choice.changes or found.changes if found.changes else "", optimiser))
+        if choice.changes and found.changes in ADDED:
+            raise ExportError(f"methods: {name}: it changes {found.changes} and nothing else; leave `changes` out")
+        if choice.changes and optimiser is None:
+            raise ExportError(
+                f"methods: {name}: {found.name} learns no parameter; leave changes={choice.changes!r} out"
+            )
+        settled.append(Settled(found, name, choice.changes or found.changes, optimiser))
     return settled
+
+
+def check_task(settled: Sequence[Settled], task: str) -> None:
+    """Raises ExportError where a method needs classes and there are none."""
+    if task == "regression" and (bound := [s.name for s in settled if not s.found.regression]):
+        free = ", ".join(m.name for m in METHODS.values() if m.regression)
+        raise ExportError(
+            f"methods: {bound[0]} learns from predicted classes; a regression has none, and can have {free}"
+        )
 
 
 def build_steps(
@@ -84,11 +102,13 @@ def build_steps(
     survey: Mapping[str, NDArray[Any]],
     sample: Sample,
     samples: Mapping[str, Array],
+    task: str,
 ) -> list[Step]:
-    """All step graphs. `samples`: some of the source, for the proof. Raises ExportError where one cannot be made."""
+    """All step graphs. `survey`: what is remembered of the source, and `Survey.examples`. `samples`: some of the
+    source, for the proof. Raises ExportError where one cannot be made."""
     if not settled:
         return []
-    base = build(model, marked, head, by_name)
+    base = build(model, marked, head, by_name, task)
     steps = []
     for choice in settled:
         try:
@@ -131,9 +151,16 @@ def ready(
     sample: Sample,
 ) -> Model:
     """The model with what may change, how, and what the method needs of the source."""
-    model = choose(base, changes, found.frozen_tail) if changes else base
-    model = replace(model, optimiser=OPTIMISERS[optimiser] if optimiser else STILL)
-    return gather(model, found.needs, marked, sample, survey)
+    model = base
+    if found.changes in ADDED:
+        model = ADDED[found.changes](base)
+    elif changes:
+        model = added(base, changes, marked, sample) if found.adds else choose(base, changes, found.frozen_tail)
+    shapes = [part.shape for part in model.parts]
+    if optimiser == "muon" and not any(len(shape) > 1 for shape in shapes):
+        raise ExportError("muon is for matrices, and none may change; give changes='all' or modules, or sgd or adam")
+    model = replace(model, optimiser=OPTIMISERS[optimiser].of(shapes) if optimiser else STILL)
+    return gather(model, found.needs, marked, sample, survey, found.learns_by[optimiser] if optimiser else 0.0)
 
 
 def prove(
@@ -150,7 +177,8 @@ def prove(
     Where the exact gradient is zero, Adam makes whole steps of rounding errors, which no two programs share. So where
     they part, the same steps in float64 are the judge: the graph may be twice as far from them as PyTorch's float32 is.
     """
-    values = {f"hyper.{n}": np.asarray(h.default, np.float32) for n, h in hyper.items()}
+    chosen = {n: h.default for n, h in hyper.items()} | dict(found.proof)
+    values = {f"hyper.{n}": np.asarray(v, np.float32) for n, v in chosen.items()}
     starts = np.cumsum([0, *BATCHES])
     batches = [
         {n: v[(s + np.arange(b)) % len(v)] for n, v in samples.items()}
@@ -207,7 +235,11 @@ def apart(what: str, value: NDArray[Any], wanted: NDArray[Any]) -> float:
 
 
 def relative(value: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """|a - b| / |b|, of whole vectors; infinite where either holds NaN or infinity."""
+    """|a - b| / |b|, of whole vectors; infinite where either holds NaN or infinity.
+
+    Vectors that begin at zero may still be there: beside values of a thousandth it is no longer relative.
+    """
     if not (np.isfinite(value).all() and np.isfinite(wanted).all()):
         return float("inf")
-    return float(np.linalg.norm(value - wanted) / max(float(np.linalg.norm(wanted)), 1e-12))
+    least = 1e-3 * max(wanted.size, 1) ** 0.5
+    return float(np.linalg.norm(value - wanted) / max(float(np.linalg.norm(wanted)), least))

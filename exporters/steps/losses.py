@@ -17,6 +17,21 @@ def cross_entropy(y: Tensor, target: Tensor) -> Tensor:
     return -(torch.softmax(target, 1) * torch.log_softmax(y, 1)).sum(1)
 
 
+def symmetric(y: Tensor, target: Tensor) -> Tensor:
+    """Half the cross-entropy of `y` to `target` and half that of `target` to `y`, both logits `[N, K]`: `[N]`."""
+    return 0.5 * cross_entropy(y, target) + 0.5 * cross_entropy(target, y)
+
+
+def misfit(features: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """How far the mean and deviation of `features [N, F]` are from those given, each `[F]`: the mean over features of
+    both differences squared, in units of `deviation`."""
+    own = features.mean(0)
+    count = torch.ones_like(features[:, 0]).sum()
+    apart = features - own
+    spread = torch.sqrt((apart * apart).sum(0) / (count - 1.0).clamp(min=1.0) + 1e-12)
+    return (((own - mean) / deviation) ** 2 + ((spread - deviation) / deviation) ** 2).mean()
+
+
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     """Sum of weights x values over the number of weights that are not 0 (over 1 where there is none)."""
     return (values * weights).sum() / (weights > 0).to(values.dtype).sum().clamp(min=1.0)

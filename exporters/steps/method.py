@@ -9,9 +9,22 @@ from typing import Literal
 from torch import Tensor
 
 from trimtab.exporters.steps.model import Inputs, Model
+from trimtab.exporters.steps.optimisers import OPTIMISERS
 
-Need = Literal["fisher", "class_gaussians", "prior"]
-"""What the exporter can compute from source batches: see `source_needs`."""
+Need = Literal[
+    "fisher",
+    "class_gaussians",
+    "prior",
+    "posterior",
+    "prototypes",
+    "warm_up",
+    "replay",
+    "feature_moments",
+    "confusion",
+    "consistency",
+    "label_shift",
+]
+"""What the exporter can compute from source batches: see `source.gather`."""
 
 State = dict[str, Tensor]
 Metrics = dict[str, Tensor]
@@ -49,5 +62,19 @@ class Method:
     rates: Mapping[str, float] = field(default_factory=dict)
     """Optimiser -> published learning rate; the first is the default. Empty: no backward pass."""
     needs: tuple[Need, ...] = ()
+    proof: Mapping[str, float] = field(default_factory=dict)
+    """Hyperparameters that the proof at export takes in place of their defaults: without choices that rounding decides,
+    and with fewer repetitions."""
     frozen_tail: float = 0.0
     """The share of the model's last norm layers that stay as they are."""
+    adds: bool = False
+    """Whether `changes` says to which modules' outputs vectors are added (see `additive`), not what of the weights may
+    change."""
+    regression: bool = False
+    """Whether it works without classes, too."""
+
+    @property
+    def learns_by(self) -> dict[str, float]:
+        """Optimiser -> learning rate: those of `rates`, then those that have a rate of their own."""
+        others = {name: o.rate for name, o in OPTIMISERS.items() if o.rate and self.rates and name not in self.rates}
+        return {**self.rates, **others}

@@ -21,9 +21,12 @@ from trimtab.exporters.trace import Whole
 from trimtab.runtime.errors import ExportError
 
 Inputs = Mapping[str, Tensor]
+Labelled = tuple[Inputs, Tensor]
+"""Standardised inputs of some source samples and their class numbers `[N]`."""
 
 Statistics = Callable[[str, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(layer, its input, source mean [C], source variance [C]) -> mean and variance to normalise by, each [C]."""
+"""(layer, its input, source mean [C], source variance [C]) -> mean and variance to normalise by, each [C], or
+[N, C] where each sample has its own."""
 
 
 def source_statistics(layer: str, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,6 +64,9 @@ class Model:
     layers: tuple[Layer, ...]
     taken: _Taken
     classes: int
+    """0 for a regression."""
+    blank: Mapping[str, Tensor]
+    """Input -> zeros `[1, ...]` of the shape and type of one standardised sample."""
     head: str = ""
     """Dotted name of the last layer; "" where none was found."""
     optimiser: Optimiser = STILL
@@ -83,16 +89,17 @@ class Model:
         self, theta: Tensor, inputs: Inputs, statistics: Statistics | None = None
     ) -> tuple[Tensor, Tensor]:
         """Logits `[N, K]`, and the features `[N, F]` before the last layer."""
-        values = dict(self.constants)
-        pieces = torch.split(theta, [p.size for p in self.parts]) if self.parts else ()
-        for part, value in zip(self.parts, pieces, strict=True):
-            values[part.name] = value.reshape(part.shape)
-        self.taken.statistics, self.taken.features = statistics, None
-        self.taken.shift = values.get("feature.shift")
+        values = {**self.constants, **self.pieces(theta)}
+        self.taken.statistics, self.taken.features, self.taken.values = statistics, None, values
         named = {dotted: values[name] for dotted, name in self.keys.items()}
         y = functional_call(self.whole, named, tuple(inputs[n] for n in self.whole.names), tie_weights=False)
         features = self.taken.features
         return y + values["output.shift"], y if features is None else features
+
+    def pieces(self, theta: Tensor) -> dict[str, Tensor]:
+        """The named tensors that lie in theta."""
+        cut = torch.split(theta, [p.size for p in self.parts]) if self.parts else ()
+        return {part.name: value.reshape(part.shape) for part, value in zip(self.parts, cut, strict=True)}
 
     def last_layer(self) -> tuple[Tensor, Tensor]:
         """Weight `[K, F]` and bias `[K]` of the last layer as trained. Raises ExportError where it is not linear."""
@@ -134,8 +141,10 @@ class _Taken:
 
     statistics: Statistics | None = None
     features: Tensor | None = None
-    shift: Tensor | None = None
-    names: list[str] = field(default_factory=list)
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    """All of the model's, by name."""
+    adding: set[str] = field(default_factory=set)
+    """The modules to whose outputs what is called `bias.<module>` is added."""
 
 
 @dataclass
@@ -157,11 +166,15 @@ class _BatchNorm:
             return F.batch_norm(x, module.running_mean, module.running_var, weight, bias, False, 0.0, module.eps)
         mean, var = statistics(self.layer, x, module.running_mean, module.running_var)
         scale = weight * torch.rsqrt(var + module.eps)
-        shifted: Tensor = scale_shift(x, scale, bias - mean * scale)
+        shift = bias - mean * scale
+        if mean.dim() == 2:
+            column = [*mean.shape, *[1] * (x.dim() - 2)]
+            return x * scale.reshape(column) + shift.reshape(column)
+        shifted: Tensor = scale_shift(x, scale, shift)
         return shifted
 
 
-def build(model: nn.Module, marked: Marked, head: str, by_name: bool) -> Model:
+def build(model: nn.Module, marked: Marked, head: str, by_name: bool, task: str = "classification") -> Model:
     """A model of which nothing may change yet. `model` (from `trace.prepare`) is left as it is."""
     whole = Whole(copy.deepcopy(model), [i.name for i in marked.inputs], by_name)
     modules = dict(whole.model.named_modules())
@@ -184,29 +197,46 @@ def build(model: nn.Module, marked: Marked, head: str, by_name: bool) -> Model:
             module.forward = _BatchNorm(layer_.name, module, taken)
     if head:
         modules[head].register_forward_pre_hook(_features(taken, marked))
-    return Model(whole, keys, constants, (), tuple(marked.layers), taken, marked.outputs, head)
+        modules[head].register_forward_hook(_classified(taken))
+    kinds = {i.name: torch.int64 if i.name in marked.integers else torch.float32 for i in marked.inputs}
+    blank = {i.name: torch.zeros(1, *i.shape, dtype=kinds[i.name]) for i in marked.inputs}
+    classes = marked.outputs if task == "classification" else 0
+    return Model(whole, keys, constants, (), tuple(marked.layers), taken, classes, blank, head)
 
 
 def _features(taken: _Taken, marked: Marked) -> Any:
-    """A hook before the last layer: takes its input `[N, F]` (other axes averaged), and adds the feature shift."""
+    """A hook before the last layer: takes its input `[N, F]` (other axes averaged), shifts and scales it by what the
+    model has of `feature.shift` and `feature.scale`."""
 
     def take(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         axis = marked.features_axis % args[0].dim()
         rest = [a for a in range(1, args[0].dim()) if a != axis]
         taken.features = args[0].mean(rest) if rest else args[0]
-        if taken.shift is None:
-            return args
-        return (args[0] + taken.shift.reshape([-1 if a == axis else 1 for a in range(args[0].dim())]), *args[1:])
+        shape = [-1 if a == axis else 1 for a in range(args[0].dim())]
+        shift, scale = (taken.values.get(f"feature.{what}") for what in ("shift", "scale"))
+        x = args[0] if shift is None else args[0] + shift.reshape(shape)
+        return (x if scale is None else x * scale.reshape(shape), *args[1:])
 
     return take
+
+
+def _classified(taken: _Taken) -> Any:
+    """A hook after a linear last layer: adds what its weights differ by, where the model has `classifier.weight [K, F]`
+    and `classifier.bias [K]`."""
+
+    def add(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        weight = taken.values.get("classifier.weight")
+        return None if weight is None else output + F.linear(args[0], weight, taken.values["classifier.bias"])
+
+    return add
 
 
 def choose(model: Model, changes: str | Sequence[str], frozen_tail: float = 0.0) -> Model:
     """The model with the parts that may change.
 
-    `changes`: "affine" (weights and biases of norms), "bias" (all biases), "all" (all weights), or dotted names of
-    modules whose weights may change. `frozen_tail`: the share of the last norm layers left out of "affine". Raises
-    ExportError where there is nothing of that kind.
+    `changes`: "affine" (weights and biases of norms), "bias" (all biases), "all" (all weights), "shift" (a vector added
+    to the features before the last layer), or dotted names of modules whose weights may change. `frozen_tail`: the
+    share of the last norm layers left out of "affine". Raises ExportError where there is nothing of that kind.
     """
     parameters = {keyed: dotted for dotted, keyed in model.keys.items() if _learnt(model.whole, dotted)}
     if isinstance(changes, str):
@@ -217,6 +247,7 @@ def choose(model: Model, changes: str | Sequence[str], frozen_tail: float = 0.0)
             "affine": [p for p in parameters if p in affine],
             "bias": [p for p in parameters if p.endswith(".bias")],
             "all": list(parameters),
+            "shift": [name for name in model.constants if name == "feature.shift"],
         }.get(changes)
         if chosen is None:
             raise ExportError(f"changes: {changes!r} is unknown; give affine, bias, all, or a list of modules' names")
@@ -225,13 +256,20 @@ def choose(model: Model, changes: str | Sequence[str], frozen_tail: float = 0.0)
         if unknown := [name for name in changes if name not in modules]:
             raise ExportError(f"changes: the model has no module named {unknown[0]!r}; give names of named_modules()")
         chosen = [p for p, dotted in parameters.items() if any(dotted.startswith(f"model.{m}.") for m in changes)]
+    if changes == "shift" and not chosen:
+        raise ExportError("the model has no features before a last layer, which could be shifted")
     if changes and not chosen:
         what = "norm with weight and bias" if changes == "affine" else f"parameter for changes={changes!r}"
         raise ExportError(f"the model has no {what}; say what may change instead, as in changes='bias'")
-    parts, offset = [], 0
-    for name in chosen:
-        parts.append(Part(name, tuple(model.constants[name].shape), offset))
-        offset += parts[-1].size
+    return cut(model, chosen)
+
+
+def cut(model: Model, names: Sequence[str]) -> Model:
+    """The model with those values as the parts that may change."""
+    parts: list[Part] = []
+    for name in names:
+        end = parts[-1].offset + parts[-1].size if parts else 0
+        parts.append(Part(name, tuple(model.constants[name].shape), end))
     return replace(model, parts=tuple(parts))
 
 

@@ -17,6 +17,8 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trimtab.exporters.steps.decompositions import table
+from trimtab.exporters.steps.loops import Recording, recorded_loops
+from trimtab.exporters.steps.resizing import Resizing
 from trimtab.exporters.trace import first_line, quiet, slow_path
 from trimtab.runtime.errors import ExportError
 
@@ -36,6 +38,8 @@ class Recorded:
     outputs: list[str]
     modules: dict[fx.Node, str]
     """The module that a node belongs to; of the backward pass, that whose values it works on."""
+    loops: dict[fx.Node, Recorded]
+    """The body of each loop."""
 
 
 def record(step: Traced, values: Values, batched: set[str], root: nn.Module) -> Recorded:
@@ -65,6 +69,8 @@ def record(step: Traced, values: Values, batched: set[str], root: nn.Module) -> 
             torch.backends.mkldnn.flags(enabled=False),  # else recurrent layers become one opaque operator
             sdpa_kernel(SDPBackend.MATH),  # and so does attention
             enable_python_dispatcher(),  # without it recurrent layers fix the number of samples
+            recorded_loops() as bodies,
+            Resizing(),
         ):
             first = make_fx(flat)(*given)
             first.graph.eliminate_dead_code()
@@ -81,7 +87,24 @@ def record(step: Traced, values: Values, batched: set[str], root: nn.Module) -> 
         if name in batched and fixed(value.shape[0]):
             raise ExportError("the number of samples does not stay free: somewhere the model makes it a plain number")
     graph.graph.eliminate_dead_code()
-    return Recorded(graph, names, outputs, {n: again.found[n.name] for n in graph.graph.nodes if n.name in again.found})
+    nodes = list(graph.graph.nodes)
+    modules = {n: again.found[n.name] for n in nodes if n.name in again.found}
+    loops = {n: _body(n, bodies, root) for n in nodes if n.target is torch.ops.trimtab.repeat.default}
+    return Recorded(graph, names, outputs, modules, loops)
+
+
+def _body(node: fx.Node, bodies: list[Recording], root: nn.Module) -> Recorded:
+    """The body of a loop, recorded like a step: on values of the shapes that the loop is given."""
+    key, _, _, carried, rows, given = node.args
+    values, batched = {}, set()
+    recording = bodies[key]  # type: ignore[index]
+    for place, (name, argument) in enumerate(zip(recording.names(), (*carried, *rows, *given), strict=True)):  # type: ignore[misc]
+        value = argument.meta["val"]
+        free = not all(map(fixed, value.shape[:1])) or 0 <= place - len(recording.carried) < len(recording.rows)
+        sizes = [SAMPLES, *value.shape[1:]] if free else list(value.shape)
+        values[name] = torch.empty(sizes, dtype=value.dtype)
+        batched |= {name} if free else set()
+    return record(recording, values, batched, root)
 
 
 class _Again(fx.Interpreter):
@@ -109,6 +132,7 @@ def fixed(size: int | torch.SymInt) -> bool:
 
 
 def _fake(mode: FakeTensorMode, value: Tensor, batched: bool) -> Tensor:
+    value = value.detach()  # one tensor that is there under two names would be traced as one input
     if not batched:
         return mode.from_tensor(value, static_shapes=True)
     sizes = [DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (value.dim() - 1)

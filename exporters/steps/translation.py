@@ -44,6 +44,15 @@ class Size:
     name: str
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A value that stands for a wider one, as in the gradient of a mean. It is written out only where an operator does
+    not broadcast by itself: `Expand` is slow in ONNX Runtime (6 % of a whole Tent step of a small 1-D CNN)."""
+
+    narrow: str
+    shape: str
+
+
 Node = Any
 """An `fx.Node` whose arguments, of no one type, are taken as the operator's signature has them."""
 Operator = Callable[["Translation", Node], Any]
@@ -61,17 +70,30 @@ def lowers(*names: str) -> Callable[[Operator], Operator]:
     return register
 
 
+def constants(values: Mapping[str, Tensor], patchable: set[str], draft: Draft) -> tuple[dict[str, Any], dict[int, str]]:
+    """What a model's values are in a graph: those that can be patched, initializers; the others, fixed tensors, of
+    which the second result says (by `id`) what an initializer of them is called."""
+    given: dict[str, Any] = {}
+    names: dict[int, str] = {}
+    for name, value in values.items():
+        if name in patchable:
+            given[name] = Value(draft.named(name, value.contiguous().numpy()))
+        else:
+            given[name] = value.contiguous()
+            names[id(given[name])] = name
+    return given, names
+
+
 class Translation:
     """Goes through the recorded nodes once and drafts ONNX nodes."""
 
-    def __init__(self, recorded: Recorded, constants: Mapping[str, Tensor], patchable: set[str]) -> None:
+    def __init__(self, recorded: Recorded, draft: Draft, given: Mapping[str, Any], names: Mapping[int, str]) -> None:
+        """`given`: what the inputs are, but for those that are values of their own names. `names`: see `constants`."""
         self.recorded = recorded
-        self.draft = Draft()
-        self.constants = constants
-        self.patchable = patchable
+        self.draft = draft
+        self.given = given
+        self.names = names
         self.values: dict[fx.Node, Any] = {}
-        self.names: dict[int, str] = {}
-        """id of a fixed tensor -> its name as an initializer."""
         self.written: dict[Any, list[str]] = {}
         self.node: fx.Node
 
@@ -82,7 +104,8 @@ class Translation:
         for node in self.recorded.graph.graph.nodes:
             self.node = node
             if node.op == "placeholder":
-                self.values[node] = self._input(next(names))
+                name = next(names)
+                self.values[node] = self.given.get(name, Value(name))
             elif node.op == "get_attr":
                 self.values[node] = getattr(self.recorded.graph, node.target)
             elif node.op == "output":
@@ -90,16 +113,6 @@ class Translation:
             else:
                 self.values[node] = self._computed(node)
         return outputs
-
-    def _input(self, name: str) -> Any:
-        if name not in self.constants:
-            return Value(name)
-        value = self.constants[name].contiguous()
-        if name in self.patchable:
-            self.draft.named(name, value.numpy())
-            return Value(name)
-        self.names[id(value)] = name
-        return value
 
     def _computed(self, node: fx.Node) -> Any:
         if node.target is operator.getitem:
@@ -125,6 +138,10 @@ class Translation:
         """Whether the node depends on fixed values alone."""
         inputs = node.all_input_nodes
         return all(self._known(self.values[n]) for n in inputs) and "rand" not in str(node.target)
+
+    def fixed(self, arg: Any) -> bool:
+        """Whether an argument is a fixed tensor."""
+        return isinstance(self.values[arg] if isinstance(arg, fx.Node) else arg, Tensor)
 
     @staticmethod
     def _known(value: Any) -> bool:
@@ -170,6 +187,8 @@ class Translation:
         if isinstance(value, (bool, int, float)):
             plain = torch.float32 if isinstance(value, float) else torch.int64
             return self.constant(value, dtype or (torch.bool if isinstance(value, bool) else plain))
+        if isinstance(value, Spread):
+            value = Value(self.emit("Expand", value.narrow, value.shape))
         if not isinstance(value, Value):
             raise self.refusal("has an operator of an argument that step graphs do not know")
         return self.cast(value.name, have, dtype)

@@ -28,7 +28,7 @@ def check(file: Path) -> None:
     bundle = load_bundle(found.bundle)
     with said_of(file):
         new_monitor(bundle, found.drift, watched_signals(bundle, found.drift), bundle.source.reference)
-        configured_methods(found.adaptation)
+        configured_methods(found.adaptation, bundle)
     manifest = bundle.manifest
     topics = ", ".join(s.topic for s in found.streams) or "no topics (enough for a replay)"
     click.echo(f"{file}: is valid; {manifest.name} ({manifest.task}, {len(manifest.outputs)} outputs) for {topics}")

@@ -39,7 +39,7 @@ def methods(name: str | None, bundle: Path | None, as_json: bool) -> None:
         if entry["optimisers"]:
             click.echo(f"  learns   by {', '.join(entry['optimisers'])}")
         for key, h in entry["hyper"].items():
-            click.echo(f"  {key:<11}{h['meaning']} (default {h['default']:g}, from {h['low']:g} to {h['high']:g})")
+            click.echo(f"  {key:<10} {h['meaning']} (default {h['default']:g}, from {h['low']:g} to {h['high']:g})")
         click.echo("")
 
 
@@ -60,7 +60,7 @@ def _all() -> dict[str, dict[str, Any]]:
             "paper": m.paper,
             "changes": m.changes,
             "needs": list(m.needs),
-            "optimisers": {o: f"{rate:g}" for o, rate in m.rates.items()},
+            "optimisers": {o: f"{rate:g}" for o, rate in m.learns_by.items()},
             "hyper": {k: vars(h) for k, h in hyperparameters(m, next(iter(m.rates), None)).items()},
         }
         for name, m in METHODS.items()

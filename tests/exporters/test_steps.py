@@ -119,18 +119,23 @@ def standard(x: np.ndarray) -> Tensor:
     return (torch.from_numpy(x).double() - MEAN) / STD
 
 
-@pytest.fixture(scope="session", params=MODELS)
-def case(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path, tuple[int, ...]]:
+def drawn(kind: type[nn.Module]) -> Any:
+    """A model whose norms have values as if trained."""
     torch.manual_seed(1)
-    kind, methods = MODELS[request.param]
-    model: Any = kind()
+    model = kind()
     for name, value in model.named_parameters():
         if value.dim() == 1:
             nn.init.uniform_(value, 0.5, 1.5) if "weight" in name else nn.init.uniform_(value, -0.3, 0.3)
         if name.startswith(("fc", "head")) and value.dim() == 2:
             value.data -= value.data.mean(1, keepdim=True)  # no class is the default
             value.data *= 6  # sure of itself, so that filters let some samples pass
-    model.eval()
+    return model.eval()
+
+
+@pytest.fixture(scope="session", params=MODELS)
+def case(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path, tuple[int, ...]]:
+    kind, methods = MODELS[request.param]
+    model = drawn(kind)
     shape = model.shape
     path = tmp_path_factory.mktemp("steps")
     with warnings.catch_warnings():
@@ -217,7 +222,7 @@ def test_cafa(case: Any) -> None:
 @pytest.mark.parametrize("confidence", [0.0, 1.0])
 def test_cotta(case: Any, confidence: float) -> None:
     model, path, shape = case
-    given = {"lr": 0.01, "confidence": confidence, "smoothing": 0.9, "restore": 0.1}
+    given: Any = {"lr": 0.01, "confidence": confidence, "augmentations": 4, "smoothing": 0.9, "restore": 0.1}
     adapter = trimtab.adapters.load(path, "cotta", threads=1, **given)
     compare(adapter, literal.Cotta(model, **given), batches(shape, 5))
     # A student that is its teacher's equal learns nothing from what it sees as well.

@@ -12,6 +12,7 @@ from onnx import helper
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from trimtab.exporters.drafting import Draft
 from trimtab.exporters.steps import operators  # noqa: F401 - registers them
 from trimtab.exporters.steps.primitives import batch_norm, moments, scale_shift
 from trimtab.exporters.steps.tracing import record
@@ -25,15 +26,15 @@ torch.set_num_threads(1)
 def through_onnx(step: Any, values: dict[str, Tensor], root: nn.Module, samples: int) -> dict[str, np.ndarray]:
     """`step` recorded with 4 samples of `values["x"]` and run on the first `samples`."""
     recorded = record(step, {**values, "x": values["x"][:4]}, {"x"}, root)
-    translation = Translation(recorded, {}, set())
-    for name, end in zip(recorded.outputs, translation.run(), strict=True):
-        translation.draft.node("Identity", end, out=name)
+    draft = Draft()
+    for name, end in zip(recorded.outputs, Translation(recorded, draft, {}, {}).run(), strict=True):
+        draft.node("Identity", end, out=name)
     graph = helper.make_graph(
-        translation.draft.nodes,
+        draft.nodes,
         "test",
         [helper.make_tensor_value_info(n, TYPES[v.dtype], [None] * v.dim()) for n, v in values.items()],
         [onnx.ValueInfoProto(name=n) for n in recorded.outputs],
-        list(translation.draft.initializers.values()),
+        list(draft.initializers.values()),
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     feed = {n: v.numpy() for n, v in values.items()}
@@ -70,6 +71,15 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "adaptive to one": (nn.AdaptiveAvgPool2d(1), (4, 5, 6)),
     "adaptive to some": (nn.AdaptiveAvgPool2d((3, 2)), (4, 7, 5)),
     "adaptive 1d": (nn.AdaptiveAvgPool1d(3), (4, 7)),
+    "upsampling": (nn.Upsample(scale_factor=2), (4, 5, 6)),
+    "upsampling by a fraction": (nn.Upsample(scale_factor=(1.7, 0.6)), (4, 7, 9)),
+    "upsampling to a size": (nn.Upsample((7, 11)), (4, 3, 5)),
+    "upsampling exactly": (nn.Upsample(11, mode="nearest-exact"), (4, 4)),
+    "upsampling 3d": (nn.Upsample(scale_factor=2), (2, 3, 2, 4)),
+    "upsampling linear": (nn.Upsample(scale_factor=3, mode="linear"), (4, 5)),
+    "upsampling bilinear": (nn.Upsample(scale_factor=1.6, mode="bilinear"), (4, 5, 6)),
+    "upsampling bilinear by corners": (nn.Upsample((9, 4), mode="bilinear", align_corners=True), (4, 5, 6)),
+    "upsampling trilinear": (nn.Upsample((3, 5, 4), mode="trilinear"), (2, 2, 3, 5)),
     "attention": (nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True, norm_first=True), (6, 8)),
     "gru": (nn.Sequential(nn.GRU(3, 4, batch_first=True)), (5, 3)),
     "lstm": (nn.Sequential(nn.LSTM(3, 4, batch_first=True)), (5, 3)),

@@ -98,3 +98,10 @@ def test_two_distributions_of_one_module_are_found(tmp_path: Path, monkeypatch: 
 
 def test_the_processor_has_a_name() -> None:
     assert doctor._processor()
+
+
+def test_step_graphs_are_timed_too(waves: Any) -> None:
+    report = examine(waves.path, patience=0.001)
+    timed = [t.graph for t in report.timings if (t.threads, t.batch) == (1, 1)]
+    assert timed == ["serve", "observe", "banked", "step.tent", "step.prior_correction"]
+    assert any("step.prior_correction" in line for line in lines(report))

@@ -246,32 +246,43 @@ def draws(count: int, counter: int, purpose: int) -> np.ndarray:
     return (mixed((places + start) & np.uint64(0xFFFFFFFF)) >> np.uint64(8)) / 2.0**24
 
 
+def augmented(x: Tensor, count: int, number: int) -> Tensor:
+    """A view of `x` as `exporters.steps.augment` describes it."""
+
+    def normals(size: int, purpose: int) -> Tensor:
+        a, b = (draws(size, count, 2 * purpose + 1000 + i) for i in (0, 1))
+        return torch.from_numpy(np.sqrt(-2 * np.log(1 - a)) * np.cos(2 * np.pi * b))
+
+    column = (*x.shape[:2], *[1] * (x.dim() - 2))
+    gain, offset = (normals(x.shape[0] * x.shape[1], 3 * number + i).reshape(column) for i in (0, 1))
+    return x * (1 + 0.1 * gain) + 0.1 * offset + 0.05 * normals(x.numel(), 3 * number + 2).reshape(x.shape)
+
+
+def targets(source: nn.Module, teacher: nn.Module, x: Tensor, count: int, confidence: float, views: int) -> Tensor:
+    """The teacher's logits, over views where the source is unsure (Wang et al. 2022, equations 3 and 4)."""
+    with torch.no_grad():
+        if source(x).softmax(1).amax(1).mean() >= confidence:
+            return teacher(x)
+        return torch.stack([teacher(augmented(x, count, n)) for n in range(views)]).mean(0)
+
+
 class Cotta:
     """Wang et al. 2022, equations 1 to 6, on two copies of the model, with torch's SGD."""
 
-    def __init__(self, model: nn.Module, lr: float, confidence: float, smoothing: float, restore: float) -> None:
+    def __init__(
+        self, model: nn.Module, lr: float, confidence: float, augmentations: int, smoothing: float, restore: float
+    ) -> None:
         self.source, _ = adapting(model)
         self.teacher, _ = adapting(model)
         self.model, _ = adapting(model)
         self.parameters = list(self.model.requires_grad_(True).parameters())
         self.optimiser = torch.optim.SGD(self.parameters, lr=lr, momentum=0.9)
-        self.confidence, self.smoothing, self.restore = confidence, smoothing, restore
+        self.confidence, self.augmentations = confidence, augmentations
+        self.smoothing, self.restore = smoothing, restore
         self.count = 0
 
-    def _augmented(self, x: Tensor, number: int) -> Tensor:
-        def normals(size: int, purpose: int) -> Tensor:
-            a, b = (draws(size, self.count, 2 * purpose + 1000 + i) for i in (0, 1))
-            return torch.from_numpy(np.sqrt(-2 * np.log(1 - a)) * np.cos(2 * np.pi * b))
-
-        column = (*x.shape[:2], *[1] * (x.dim() - 2))
-        gain, offset = (normals(x.shape[0] * x.shape[1], 3 * number + i).reshape(column) for i in (0, 1))
-        return x * (1 + 0.1 * gain) + 0.1 * offset + 0.05 * normals(x.numel(), 3 * number + 2).reshape(x.shape)
-
     def step(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            target = self.teacher(x)
-            if self.source(x).softmax(1).amax(1).mean() < self.confidence:
-                target = torch.stack([self.teacher(self._augmented(x, n)) for n in range(4)]).mean(0)
+        target = targets(self.source, self.teacher, x, self.count, self.confidence, self.augmentations)
         loss = -(target.softmax(1) * self.model(x).log_softmax(1)).sum(1).mean()
         self.optimiser.zero_grad()
         loss.backward()

@@ -1,0 +1,202 @@
+"""A step graph under guard: what a method says is taken only where there is evidence that it is right more often than
+the model as exported, and a method that went astray is brought back.
+
+    guarded = trimtab.adapters.guarded("bundle", "tent", lr=1e-3)
+    y = guarded.step(x)
+
+Labels are never seen; `trimtab.adapters.evidence` says what is gone by. Every batch is run by the method and by the
+source model. The source model's outputs are given until the method is surely better, and again from when it no longer
+seems so.
+
+A method is undone where it collapsed (it predicts less than half as many classes as the source model does), is surely
+worse, or is not finite: back to its state when it was last trusted, and if that does not last, to its start. The wait
+until it may be undone again doubles as long as it earns no trust: some methods cannot do better on a stream, and a
+reset every few batches would be of no use to anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.adapters.evidence import RUN, RUNS, Evidence, Finding
+from trimtab.adapters.steps import Array, State, StepAdapter, load, open_session, read_graph
+
+MARGIN = 0.01
+"""Gain that is asked before a method is trusted."""
+ERROR = 0.05
+"""Accepted chance that the gain, or the loss, is none."""
+COLLAPSE = 0.5
+"""A method that predicts less than this share of the classes that the source model does has collapsed."""
+LONGEST_WAIT = 2**14
+"""Samples between two undoings at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """A method was brought back."""
+
+    sample: int
+    """The number of samples seen by then."""
+    reason: str
+    to: str
+    """"trusted", its state when it was last trusted, or "start"."""
+
+
+class Guarded:
+    """A method and the source model side by side on one stream of batches. Not thread-safe.
+
+    adapter: the method. static: the source model, from inputs by name to `y [N, K]`; may be left out where every `step`
+    is given its outputs.
+    """
+
+    def __init__(self, adapter: StepAdapter, static: Callable[[Mapping[str, Array]], Array] | None = None) -> None:
+        self.adapter = adapter
+        self.trusted = False
+        """Whether the outputs of the last step were the method's."""
+        self.finding: Finding | None = None
+        """What the last step's decision went by; None while too little is known."""
+        self.events: list[Undone] = []
+        """Of this step and those before; whoever reads them may clear the list."""
+        self.method_y: Array | None = None
+        """`[N, K]` of the last step, as the method predicts, whether it is trusted or not ..."""
+        self.static_y: Array | None = None
+        """... and as the source model does."""
+        self._static = static
+        self._evidence = Evidence(adapter.outputs)
+        self._good: State | None = None
+        self._seen = 0
+        self._next = 0  # samples seen before which nothing is undone
+        self._wait = RUN * RUNS
+
+    def step(self, inputs: Array | Mapping[str, Array], static: Array | None = None) -> Array:
+        """One step on a batch `[N, ...]` in sensor units; gives `y [N, K]`: the method's where it is trusted, else the
+        source model's.
+
+        Samples with NaN or infinity get NaN. `static [N, K]`: the source model's outputs, where the caller has them
+        already. Raises ValueError on wrong shapes.
+        """
+        named = self.adapter.named(inputs)
+        refused = self.adapter.refused
+        y = self.adapter.step(named)
+        if static is None:
+            if self._static is None:
+                raise ValueError("give the source model, or its outputs for this batch")
+            static = self._static(named)
+        self.method_y, self.static_y = y, static
+        whole = np.logical_and(np.isfinite(y).all(axis=1), np.isfinite(static).all(axis=1))
+        self._seen += len(y)
+        if whole.any():
+            self._evidence.add(y[whole], static[whole])
+        self._judge(self.adapter.refused > refused)
+        finite = self.adapter.finite(named)
+        chosen: Array = np.where(whole[:, None], y, static) if self.trusted else static.copy()
+        chosen[~finite] = np.nan
+        return chosen
+
+    def reset(self) -> None:
+        """The method back to its start, and nothing known of it."""
+        self.adapter.reset()
+        self.trusted = False
+        self.finding = None
+        self._good = None
+        self._evidence.clear()
+        self._next, self._wait = self._seen, RUN * RUNS
+
+    def state(self) -> State:
+        """A copy of all that method and guard remember: arrays by name."""
+        own = {
+            "trusted": np.array(self.trusted),
+            "counts": np.array([self._seen, self._next, self._wait], np.int64),
+            **{f"evidence.{name}": value for name, value in self._evidence.state().items()},
+        }
+        good = self._good if self._good is not None and not self.trusted else {}
+        return {
+            **{f"guard.{name}": value for name, value in own.items()},
+            **{f"method.{name}": value for name, value in self.adapter.state().items()},
+            **{f"good.{name}": value.copy() for name, value in good.items()},
+        }
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on, bit for bit, from what `state` gave. Raises ValueError where it is of another method or bundle."""
+
+        def part(prefix: str) -> State:
+            return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+
+        own = part("guard.")
+        if not {"trusted", "counts"} <= set(own):
+            raise ValueError(f"{self.adapter.name}: the state is not that of a guarded method")
+        self._evidence.restore({n.removeprefix("evidence."): v for n, v in own.items() if n.startswith("evidence.")})
+        self.adapter.restore(part("method."))
+        self.trusted = bool(own["trusted"])
+        good = part("good.")
+        self._good = self.adapter.state() if self.trusted else {n: v.copy() for n, v in good.items()} or None
+        self._seen, self._next, self._wait = (int(n) for n in own["counts"])
+
+    def _judge(self, refused: bool) -> None:
+        found = self.finding = self._evidence.finding()
+        fault = _fault(found) if found is not None else ""
+        if refused:
+            fault = "its state was not finite"
+        self.trusted = not fault and found is not None and self._earns(found)
+        if self.trusted:
+            self._good = self.adapter.state()
+            self._wait = RUN * RUNS
+        elif fault and self._seen >= self._next and self.adapter.state():
+            self._undo(fault)
+
+    def _earns(self, found: Finding) -> bool:
+        if found.recent < 0:
+            return False
+        if found.kind == "sureness" and (found.spread < 0 or not self.adapter.parts):
+            return False  # what changes nothing in the model is sure by its own doing
+        if self.trusted:
+            return found.gain > 0
+        return found.gain >= MARGIN and found.chance <= ERROR
+
+    def _undo(self, reason: str) -> None:
+        if self._good is not None:
+            self.adapter.restore(self._good)
+        else:
+            self.adapter.reset()
+        self.events.append(Undone(self._seen, reason, "start" if self._good is None else "trusted"))
+        self._good = None
+        self._evidence.clear()
+        self._next = self._seen + self._wait
+        self._wait = min(2 * self._wait, LONGEST_WAIT)
+
+
+def _fault(found: Finding) -> str:
+    """What is wrong with a method, in one sentence, or nothing."""
+    if found.classes < COLLAPSE * found.classes_static:
+        return f"it predicts {found.classes:.1f} classes where the source model predicts {found.classes_static:.1f}"
+    if found.gain <= -MARGIN and found.chance >= 1.0 - ERROR:
+        return f"it is worse by {-found.gain:.3g} as its {found.kind} goes"
+    return ""
+
+
+def guarded(
+    bundle: str | Path,
+    method: str,
+    *,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    threads: int = 0,
+    **hyper: float,
+) -> Guarded:
+    """The method of that name in the bundle's folder, under guard, with `hyper` in place of its defaults.
+
+    Raises as `trimtab.adapters.load` does.
+    """
+    adapter = load(bundle, method, providers=providers, threads=threads, **hyper)
+    session = open_session(read_graph(Path(bundle), "serve"), providers, threads)
+
+    def static(inputs: Mapping[str, Array]) -> Array:
+        y: Array = session.run(["y"], dict(inputs))[0]
+        return y
+
+    return Guarded(adapter, static)
