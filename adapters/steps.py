@@ -316,4 +316,6 @@ def open_session(graph: bytes, providers: Sequence[str], threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    # One block laid out beforehand is half as large again as what ever lives at once (measured: 286 against 183 MiB).
+    options.enable_mem_pattern = False
     return onnxruntime.InferenceSession(graph, options, providers=list(providers))

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from benchmarks.models import ResNet20, bundle_of, random_model
+from benchmarks.models import bundle_of, random_model
+from benchmarks.networks import ResNet20
 from benchmarks.report import write
 from trimtab.examples.watch import BUNDLE, stream
 from trimtab.runtime.blocks import Block, Sample

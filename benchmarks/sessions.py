@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from benchmarks.models import MotionNet, ResNet20, bundle_of, plain_onnx, random_model
+from benchmarks.models import bundle_of, plain_onnx, random_model
+from benchmarks.networks import MotionNet, ResNet20
 from benchmarks.report import interleaved, write
 from trimtab.runtime.bundle import Bundle, load_bundle
 from trimtab.runtime.config import Sessions

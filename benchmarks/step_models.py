@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.models import MotionNet, ResNet20
+from benchmarks.networks import MotionNet, ResNet20
 
 CLASSES = 10
 

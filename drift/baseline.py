@@ -87,7 +87,7 @@ class Baseline:
         """Surely at least so many times the reference's variance inflation is the stream's own; 1 without one."""
         self._weight = 0.0
         if reference is not None:
-            mean, deviation = _winsorised(reference)
+            mean, deviation = winsorised(reference)
             if reference.size < 4 or not 0 < deviation < math.inf:
                 raise ValueError("the reference must hold at least 4 finite values that are not all the same")
             self.known = (mean, deviation)
@@ -229,10 +229,12 @@ class Baseline:
         self.excess = float(state["excess"])
 
 
-def _winsorised(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean and deviation of a recording, with outliers pulled in to WINSOR deviations as in `Baseline`."""
+def winsorised(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean and deviation of `values [n]`, with outliers pulled in to WINSOR deviations as in `Baseline`."""
     mean, deviation = float(values.mean()), float(values.std())
-    for _ in range(10):
+    for _ in range(100):  # At least halved each time by outliers of one value in 64.
         near = np.clip(values, mean - WINSOR * deviation, mean + WINSOR * deviation)
-        mean, deviation = float(near.mean()), float(near.std())
+        before, mean, deviation = deviation, float(near.mean()), float(near.std())
+        if deviation >= (1 - 1e-6) * before:
+            break
     return mean, deviation

@@ -20,6 +20,7 @@ from scipy.stats import chi2
 from trimtab.drift.catalogue import ENOUGH, build, checked, describe
 from trimtab.drift.evaluation import alarms
 from trimtab.drift.reference import inflation
+from trimtab.drift.seasonal import needed, residuals
 
 CONFIDENCE = 0.95
 
@@ -37,7 +38,8 @@ class Calibration:
     values: int
     """Finite values of the recording."""
     inflation: float
-    """Variance inflation of a mean by autocorrelation: so many values weigh as much as one independent one."""
+    """Variance inflation of a mean by autocorrelation, cycles left out: so many values weigh as much as one
+    independent one."""
     threshold: float
     """Of the detector made from the whole recording, at its start; of its first test, where it has several."""
     held_back: int
@@ -53,25 +55,31 @@ class Calibration:
 def calibrate(
     name: str, values: NDArray[np.float64], *, every: float, options: Mapping[str, Any] | None = None
 ) -> Calibration:
-    """Calibrate detector `name` by a recording without drift, `values [n]` in order; NaN and infinite ones are skipped.
+    """Calibrate detector `name` by a recording without drift, `values [n]` in order; NaN and infinite ones are skipped,
+    but count as time where the options name a `season`.
 
     Raises ValueError, in one sentence, where an option is wrong, values are not what the detector takes, all the same
     or too few; ModuleNotFoundError as `catalogue.build` does.
     """
     settings = checked(name, options or {})
-    values = values[np.isfinite(values)]
+    season = settings.get("season")
+    finite = values[np.isfinite(values)]
     entry = describe(name)
-    if not fits(name, values):
-        raise ValueError(f"detector {name} takes numbers from 0 {'to 1' if entry.values == '0..1' else 'up'} alone")
+    if takes := unfit(name, values):
+        raise ValueError(f"detector {name} takes {takes}")
     size = entry.options.get("size")
     # Windowed detectors ignore a recording that does not fill their reference window.
-    least = 2 * max(ENOUGH, int(settings.get("size", size.default)) if size else 0)
-    if values.size < least:
-        raise ValueError(f"{values.size} finite values are too few; {least} are needed for {name}")
+    least = max(ENOUGH, int(settings.get("size", size.default)) if size else 0, needed(season) if season else 0)
+    if finite.size < 2 * least:
+        raise ValueError(f"{finite.size} finite values are too few; {2 * least} are needed for {name}")
+    if not season:
+        values = finite
     first, second = np.split(values, [values.size // 2])
-    if not np.ptp(first) > 0:
+    if not np.ptp(first[np.isfinite(first)]) > 0:
         raise ValueError("the first half's values are all the same; record what varies")
-    found = len(alarms(build(name, every=every, options=settings, reference=first), second)[0])
+    found = len(alarms(build(name, every=every, options=settings, reference=first, follows=True), second)[0])
+    held_back = int(np.isfinite(second).sum())
+    rest = residuals(values, season)[0] if season else values
     # A value that is skipped changes nothing, and the finding tells the threshold.
     threshold = build(name, every=every, options=settings, reference=values).update(math.nan).threshold
     return Calibration(
@@ -79,21 +87,25 @@ def calibrate(
         options=settings,
         every=every,
         method=entry.calibration,
-        values=values.size,
-        inflation=inflation(values),
+        values=finite.size,
+        inflation=inflation(rest),
         threshold=threshold,
-        held_back=second.size,
-        expected=second.size / every,
+        held_back=held_back,
+        expected=held_back / every,
         found=found,
-        run_length=between(found, second.size),
+        run_length=between(found, held_back),
     )
 
 
-def fits(name: str, values: NDArray[np.float64]) -> bool:
-    """Whether finite `values` are such as detector `name` takes. Raises ValueError on an unknown name."""
-    takes = describe(name).values
+def unfit(name: str, values: NDArray[np.float64]) -> str | None:
+    """What detector `name` takes, where finite `values` are not such; None: they are. Raises ValueError on its name."""
+    entry = describe(name)
     finite = values[np.isfinite(values)]
-    return takes == "any" or bool((finite >= 0).all() and (takes == "0.." or (finite <= 1).all()))
+    if entry.values != "any" and not ((finite >= 0).all() and (entry.values == "0.." or (finite <= 1).all())):
+        return f"numbers from 0 {'to 1' if entry.values == '0..1' else 'up'} alone"
+    if not entry.binary and np.unique(finite[:1000]).size == 2 == np.unique(finite).size:
+        return "numbers of more than two kinds; for a rate use sprt_bernoulli"
+    return None
 
 
 def between(found: int, n: int) -> tuple[float, float | None]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from trimtab.drift.detector import Detector
 from trimtab.drift.monitor import Monitor
+from trimtab.drift.seasonal import Seasonal
 
 SHORTEST, LONGEST = 10.0, 1e9
 """Accepted run lengths, in values."""
@@ -32,6 +33,7 @@ class Option:
     """One setting of a detector."""
 
     kind: type[int] | type[float] | type[list[float]] | type[bool]
+    """`list`: of numbers, or one number."""
     default: Any
     low: float
     high: float
@@ -51,6 +53,8 @@ class Entry:
     reference: str
     values: str = "any"
     """`any` number, or only `0..1`, or only `0..` (from 0 up)."""
+    binary: bool = True
+    """Whether a signal of two different values alone will do: their deviation follows from their mean."""
 
 
 _WARMUP = Option(int, 64, 8, 100000, "values from which the baseline is learnt before the first test")
@@ -163,6 +167,7 @@ CATALOGUE: dict[str, Entry] = {
         },
         "Markov chain, for independent Gaussian values; by replay of the reference where there is one",
         "Page 1954; Hawkins 1981",
+        binary=False,
     ),
     "e_detector": Entry(
         "trimtab.drift.e_detector:e_detector",
@@ -195,6 +200,7 @@ CATALOGUE: dict[str, Entry] = {
         },
         "guaranteed for independent Gaussian values: fewer false alarms than asked; by replay of the reference",
         "Adams and MacKay 2007",
+        binary=False,
     ),
     "ks": Entry(
         "trimtab.drift.ks:ks",
@@ -302,6 +308,14 @@ CATALOGUE: dict[str, Entry] = {
     ),
 }
 
+_SEASON = Option(
+    list, None, 4, 1e6, "periods of cycles that are no drift, such as a day, in values; none: there are none"
+)
+for _name, _entry in CATALOGUE.items():
+    # A residual is no count, and HTMs learn sequences by themselves.
+    if _entry.values == "any" and _name not in ("htm", "htm_sprt"):
+        _entry.options["season"] = _SEASON
+
 
 def names() -> list[str]:
     """The names of all detectors."""
@@ -325,11 +339,13 @@ def build(
     every: float,
     options: Mapping[str, Any] | None = None,
     reference: NDArray[np.float64] | None = None,
+    follows: bool = False,
 ) -> Detector:
     """A detector that gives one false alarm in `every` values on average.
 
     `reference [n]`: the signal recorded in order without drift; it calibrates the detectors that can use one. It is
-    left out where it holds fewer than ENOUGH finite values, or only equal ones.
+    left out where it holds fewer than ENOUGH finite values, or only equal ones. `follows`: the stream goes on where the
+    reference ends, so that the phase of a `season` is known (trimtab.drift.seasonal).
 
     Raises ValueError, in one sentence, on an unknown name or option, or a value out of range; ModuleNotFoundError, in
     one sentence, where an optional dependency of the detector is not installed.
@@ -340,15 +356,20 @@ def build(
             f"one false alarm in {every:g} values is asked for; give a number from {SHORTEST:g} to {LONGEST:g}"
         )
     settings = checked(name, options or {})
-    if reference is not None:
-        reference = np.asarray(reference, np.float64).ravel()
-        reference = reference[np.isfinite(reference)]
-        if reference.size < ENOUGH or np.ptp(reference) == 0:
-            reference = None
+    season = settings.pop("season", None)
     module, attribute = entry.where.split(":")
-    make = getattr(importlib.import_module(module), attribute)
-    detector: Detector = make(every=float(every), reference=reference, **settings)
-    return detector
+    maker = getattr(importlib.import_module(module), attribute)
+
+    def make(recorded: NDArray[np.float64] | None) -> Detector:
+        if recorded is not None:
+            recorded = recorded[np.isfinite(recorded)]
+            if recorded.size < ENOUGH or np.ptp(recorded) == 0:
+                recorded = None
+        detector: Detector = maker(every=float(every), reference=recorded, **settings)
+        return detector
+
+    known = None if reference is None else np.asarray(reference, np.float64).ravel()
+    return Seasonal(make, season, reference=known, follows=follows) if season else make(known)
 
 
 def build_monitor(
@@ -386,15 +407,15 @@ def _checked(name: str, options: Mapping[str, Option], key: str, value: Any) -> 
     if option is None:
         known = f"use one of {', '.join(options)}" if options else "leave it out, it has none"
         raise ValueError(f"detector {name} has no option {key!r}; {known}")
-    wanted = {int: "a whole number", float: "a number", list: "a list of numbers", bool: "true or false"}[option.kind]
+    wanted = {int: "a whole number", float: "a number", list: "a number or a list of them", bool: "true or false"}[
+        option.kind
+    ]
     values = value if option.kind is list and isinstance(value, list | tuple) and value else [value]
     for v in values:
         right = isinstance(v, bool) if option.kind is bool else isinstance(v, int | float) and not isinstance(v, bool)
         if option.kind is int:
             right = right and isinstance(v, int)
-        if option.kind is list:
-            right = right and values is not None and isinstance(value, list | tuple)
         if not right or not (option.kind is bool or option.low <= v <= option.high):
             limits = "" if option.kind is bool else f" from {option.low:g} to {option.high:g}"
             raise ValueError(f"detector {name}: option {key} is {value!r}; give {wanted}{limits}")
-    return tuple(float(v) for v in value) if option.kind is list else option.kind(value)
+    return tuple(float(v) for v in values) if option.kind is list else option.kind(value)

@@ -9,7 +9,7 @@ Any mean of such R is one as well: here over directions s and stakes b, equally 
 - L = exp(s b z - b^2 / 2) where no more is assumed than that z is sub-Gaussian with variance 1 (`bounded` false):
   stakes 1/4, 1/2, 1, 2, each best for a shift of its size.
 - L = 1 + s b z where no more is assumed than that the mean of the clipped z is 0 (`bounded` true; the bet on a bounded
-  mean of Waudby-Smith and Ramdas 2023): z is clipped at CLIP, and stakes are from 1/32 to 1/4 of that bound's inverse.
+  mean of Waudby-Smith and Ramdas 2023): z is clipped at 4, and stakes are from 1/32 to 1/4.
   Slower, yet valid for skewed and heavy tails.
 
 What is guaranteed is subject to z: where the baseline is learnt from the stream, mean 0 and variance 1 hold as far as
@@ -25,7 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.drift.mixture import Mixture
-from trimtab.drift.standardised import CLIP, Standardised
+from trimtab.drift.standardised import Standardised
+
+CLIP = 4.0
+"""Deviations at which z is clipped in the bounded bet."""
 
 STAKES = (0.25, 0.5, 1.0, 2.0)
 SHARES = (0.125, 0.25, 0.5, 0.95)
@@ -45,7 +48,8 @@ class Chart:
 
     def step(self, z: float) -> float:
         if self._bounded:
-            return self._mixture.take([math.log1p(b * z) for b in self._stakes])
+            near = min(max(z, -CLIP), CLIP)
+            return self._mixture.take([math.log1p(b * near) for b in self._stakes])
         return self._mixture.take([b * z - 0.5 * b * b for b in self._stakes])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trimtab.drift.detector import Detector, State
+from trimtab.drift.seasonal import Seasonal
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,14 @@ class Monitor:
     Detectors go on within the refractory period: those that alarm then are seeing the same drift, are not heard, and
     learn the new level like the first. So a drift that lasts is told once; a further one after the period is told
     again. Where an adaptation has brought the model back to its source, `reset()` puts detectors back to theirs.
+
+    The periods of a season count windows, whether a signal was seen in them or not.
     """
 
     def __init__(self, detectors: Mapping[str, Detector], refractory: int) -> None:
         self._detectors = dict(detectors)
         self._refractory = refractory
+        self._seasonal = [(signal, d) for signal, d in self._detectors.items() if isinstance(d, Seasonal)]
         self.reset()
 
     def reset(self) -> None:
@@ -54,6 +58,9 @@ class Monitor:
         self._windows += 1
         quiet = self._quiet > 0
         self._quiet -= quiet
+        for signal, seasonal in self._seasonal:
+            if not math.isfinite(values.get(signal, math.nan)):
+                seasonal.update(math.nan)
         raised: list[tuple[float, Alarm]] = []
         evidence, counts = self._evidence, self._values
         for signal, value in values.items():

@@ -24,7 +24,7 @@ LENGTH = 2048
 """Simulated values: STREAMS x LENGTH, about 80 ms a call of `thresholds`."""
 
 MARGIN = 2.0
-"""Thresholds are set for so many times the run length asked: a recording is a sample, and its tail is uncertain."""
+"""Thresholds are set for so many times the run length asked, at most: see `margin`."""
 
 TAIL = 100
 """Largest excursions from which rarer ones are extrapolated."""
@@ -58,6 +58,15 @@ def as_streamed(values: NDArray[np.float64], classes: NDArray[np.int64]) -> NDAr
     """
     rearranged = values[in_runs(classes)]
     return rearranged if inflation(rearranged) > inflation(values) else values
+
+
+def margin(size: int, every: float) -> float:
+    """How many times the run length asked to set a threshold for, by a recording of `size` values.
+
+    A recording is a sample: of size / every alarms to be counted in it the number is uncertain by its root, and the
+    rate asked is kept when that goes one deviation the wrong way. MARGIN where it holds two of them and less.
+    """
+    return min(MARGIN, math.exp(math.sqrt(every / size)))
 
 
 def block_length(correlation: float) -> int:
@@ -171,7 +180,7 @@ def thresholds(
     for row, (allowance, bound, apart) in enumerate(zip(k, clip, every, strict=True)):
         for side, sign in enumerate((1.0, -1.0)):
             (found,) = excursions(np.clip(sign * streams, -bound, bound), np.array([allowance]))
-            rare = MARGIN * apart
+            rare = margin(z.size, apart) * apart
             least = threshold(float(allowance), min(rare, LONGEST), float(bound))
             result[row, side] = max(height(found, streams.size, rare), least)
     return result

@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trimtab.drift.catalogue import LONGEST, SHORTEST, build, checked
 
 EVERY = 10000.0
@@ -36,15 +39,20 @@ class _Anomaly(Protocol):
 
 
 def scorer(
-    name: str, *, every: float | None = None, options: Mapping[str, Any] | None = None, range_rule: bool = True
+    name: str,
+    *,
+    every: float | None = None,
+    options: Mapping[str, Any] | None = None,
+    reference: NDArray[np.float64] | None = None,
+    range_rule: bool = True,
 ) -> Score:
-    """What scores records by detector `name`; `every` and `options` as in `catalogue.build`.
+    """What scores records by detector `name`; `every`, `options` and `reference` as in `catalogue.build`.
 
-    `every` None: the detector's own default, else EVERY. `range_rule` concerns the HTM detectors alone. Raises
-    ValueError and ModuleNotFoundError, in one sentence, as `catalogue.build` does.
+    `every` None: the detector's own default, else EVERY. `range_rule` concerns the HTM detectors alone, which no
+    reference does. Raises ValueError and ModuleNotFoundError, in one sentence, as `catalogue.build` does.
     """
     if name not in WITH_TIME:
-        detector = build(name, every=EVERY if every is None else every, options=options)
+        detector = build(name, every=EVERY if every is None else every, options=options, reference=reference)
 
         def score(time: float | None, value: float) -> tuple[float, bool]:
             finding = detector.update(value)

@@ -1,8 +1,9 @@
 """A chart of standard normal values on a baseline that the stream itself gives: what most detectors here are made of.
 
 A chart knows no scale and no threshold: it turns z into a test statistic. `Standardised` gives it z from
-trimtab.drift.baseline, holds the statistic against a threshold, and starts both anew at an alarm. z is clipped at
-CLIP deviations, so that one wild value says no more than that (Huber 1965).
+trimtab.drift.baseline, holds the statistic against a threshold, and starts both anew at an alarm. z is clipped, so that
+one wild value says little (Huber 1965): at CLIP deviations, or further out where alarms are to be so rare that theory,
+which knows of no clip, would be wrong with it (`bound`).
 
 **Threshold.** The detector's own, from theory for independent Gaussian values; with a reference the one found by a
 replay of it, where that is higher: STREAMS streams of random blocks of the recording (trimtab.drift.reference) go
@@ -20,13 +21,17 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from trimtab.drift.baseline import Baseline
 from trimtab.drift.detector import Finding, State
-from trimtab.drift.reference import MARGIN, block_length, resample, smoothing
+from trimtab.drift.reference import block_length, margin, resample, smoothing
 
 CLIP = 4.0
-"""Deviations at which z is clipped."""
+"""The least number of deviations at which z is clipped."""
+
+RARER = 10.0
+"""So many times rarer than alarms are the Gaussian values that are clipped: run lengths hold within a few per cent."""
 
 STREAMS, LENGTH = 64, 1024
 """Streams that a reference is replayed in, and the most values of each: 0.3 s at 5 microseconds a value."""
@@ -82,6 +87,7 @@ class Standardised:
         self._spread = spread
         self._baseline = Baseline(warmup, memory, reference)
         recorded = self._baseline.recorded
+        self._bound = bound(every)
         self._height = theory()
         if recorded is not None:
             found = replayed(make, options, recorded.tobytes(), self._baseline.correlation, every)
@@ -103,7 +109,7 @@ class Standardised:
         z = self._baseline.take(value)
         if z is None or (unknown and -1 < z < 1):
             return Finding(False, self._statistic, self._height * self._baseline.excess, None)
-        statistic = self._chart.step(CLIP if z > CLIP else -CLIP if z < -CLIP else z)
+        statistic = self._chart.step(min(max(z, -self._bound), self._bound))
         height = self._height * self._baseline.excess
         if statistic < height:
             self._statistic = statistic
@@ -132,18 +138,23 @@ class Standardised:
         self._statistic = float(state["statistic"])
 
 
+def bound(every: float) -> float:
+    """Deviations at which z is clipped where one alarm in `every` values is accepted."""
+    return max(CLIP, -float(ndtri(0.5 / (RARER * every))))
+
+
 @lru_cache(maxsize=64)
 def replayed(make: Callable[..., Chart], options: tuple[Any, ...], z: bytes, correlation: float, every: float) -> float:
-    """The threshold at which a chart alarms once in MARGIN x `every` values like `z` (float64 as bytes)."""
-    apart = MARGIN * every
+    """The threshold at which a chart alarms once in `every` values like `z` (float64 as bytes), with a `margin`."""
+    recorded = np.frombuffer(z)
+    apart = margin(recorded.size, every) * every
     length = int(min(max(2 * apart, 64), LENGTH))
     block = block_length(correlation)
-    recorded = np.frombuffer(z)
     spread = smoothing(recorded.size, block, correlation)
     streams = resample(recorded, block, STREAMS, length, np.random.default_rng(0), spread)
     highest = []
     chart = make(*options)
-    for stream in np.clip(streams, -CLIP, CLIP).tolist():
+    for stream in np.clip(streams, -bound(every), bound(every)).tolist():
         chart.clear()
         highest.append(max(map(chart.step, stream)))
     return gumbel_height(np.array(highest), length, apart)

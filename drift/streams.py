@@ -5,18 +5,21 @@ what is new. Noise has unit deviation unless it is said otherwise, so that shift
 random places, so that no detector's clock is in step with them, and not before EARLIEST of the stream is over. The
 kinds of drift follow Gama et al. 2014 ("A survey on concept drift adaptation", figure 2).
 
-Detectors here take scalars. A drift of nothing but the correlation of several signals is not among these: no scalar of
-them shows it. `departure` (trimtab.drift.signals) is the scalar that a model's norm layers give for it.
+Detectors here take scalars. A drift of nothing but the correlation of several channels shows in none of them;
+`correlation` is the scalar that `departure` (trimtab.drift.signals) makes of them all, as a model's norm layers do.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
+
+from trimtab.drift.signals import departure, moment_whitening
 
 Array = NDArray[np.float64]
 Draw = Callable[[int, np.random.Generator], tuple[Array, tuple[int, ...]]]
@@ -29,6 +32,9 @@ SHORTEST = 100
 
 DAY = 288
 """Values in a day: one in five minutes."""
+
+HOURS = 24
+"""Values in a day: one an hour."""
 
 
 def stable(n: int, rng: np.random.Generator) -> tuple[Array, tuple[int, ...]]:
@@ -72,6 +78,41 @@ def seasonal(n: int, rng: np.random.Generator) -> tuple[Array, tuple[int, ...]]:
     return 3 * np.sin(phase) - np.cos(2 * phase) + rng.standard_normal(n) + 3 * _after(n, at), (at,)
 
 
+def seasonal_amplitude(n: int, rng: np.random.Generator) -> tuple[Array, tuple[int, ...]]:
+    """As `seasonal`, but that each day's cycle has a size of its own, by 20 %."""
+    at = _middle(n, rng)
+    times = np.arange(n) + rng.integers(DAY)
+    phase = 2 * np.pi * times / DAY
+    cycle = (1 + 0.2 * rng.standard_normal(n // DAY + 2))[times // DAY] * (3 * np.sin(phase) - np.cos(2 * phase))
+    return cycle + rng.standard_normal(n) + 3 * _after(n, at), (at,)
+
+
+def seasonal_week(n: int, rng: np.random.Generator) -> tuple[Array, tuple[int, ...]]:
+    """A day of HOURS values with two working shifts, not at weekends, in Gaussian noise; the mean rises by 2.
+
+    The week begins anywhere.
+    """
+    at = _middle(n, rng)
+    times = np.arange(n) + rng.integers(7 * HOURS)
+    hour, day = times % HOURS, times // HOURS % 7
+    working = (day < 5) & (hour >= 6) & (hour < 22)
+    return 3 * working + np.sin(2 * np.pi * hour / HOURS) + rng.standard_normal(n) + 2 * _after(n, at), (at,)
+
+
+def correlation(n: int, rng: np.random.Generator) -> tuple[Array, tuple[int, ...]]:
+    """`departure` of windows of 16 rows of 4 channels that hang together by 0.8; one channel is turned round.
+
+    Each channel's values, and so its means and variances, stay what they were. What is usual was learnt from 500 other
+    windows.
+    """
+    at = _middle(n, rng)
+    common, own = rng.standard_normal((500 + n, 16, 1)), rng.standard_normal((500 + n, 16, 4))
+    rows = math.sqrt(0.8) * common + math.sqrt(0.2) * own
+    rows[500 + at :, :, 0] *= -1
+    moments = np.stack([rows.mean(axis=1), rows.var(axis=1)], axis=1)
+    return departure(moments[500:], *moment_whitening(moments[:500])), (at,)
+
+
 def autocorrelated(n: int, rng: np.random.Generator) -> tuple[Array, tuple[int, ...]]:
     """A Gaussian autoregressive process, x_t = 0.7 x_(t-1) + noise, of unit deviation; the mean rises by 2."""
     at = _middle(n, rng)
@@ -98,6 +139,9 @@ STREAMS: dict[str, Draw] = {
     "recurring": recurring,
     "variance": variance,
     "seasonal": seasonal,
+    "seasonal_amplitude": seasonal_amplitude,
+    "seasonal_week": seasonal_week,
+    "correlation": correlation,
     "autocorrelated": autocorrelated,
     "heavy_tailed": heavy_tailed,
     "error_rate": error_rate,

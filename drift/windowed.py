@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from trimtab.drift.detector import Finding, State
-from trimtab.drift.reference import MARGIN, block_length, inflation, resample
+from trimtab.drift.reference import block_length, inflation, margin, resample
 
 Array = NDArray[np.float64]
 To = Callable[[Array], Array]
@@ -132,7 +132,10 @@ class Windowed:
         self._block = 1
         if reference is not None and reference.size >= size:
             self._block = block_length(inflation(reference))
-            self._known = ([float(v) for v in reference[-size:]], self._threshold(reference, MARGIN * every))
+            self._known = (
+                [float(v) for v in reference[-size:]],
+                self._threshold(reference, margin(reference.size, every) * every),
+            )
         self.reset()
 
     def reset(self) -> None:
@@ -188,7 +191,7 @@ class Windowed:
             return self._threshold(None if self._free else np.array(self._reference), self._every)
         if self._free:
             return self._known[1]
-        return self._threshold(np.array(self._reference), MARGIN * self._every)
+        return self._threshold(np.array(self._reference), margin(self._size, self._every) * self._every)
 
     def _threshold(self, source: Array | None, every: float) -> float:
         """The distance once in `every` values of `source` in blocks; None: of uniform numbers."""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from trimtab.adapters.memory import BalancedMemory
 from trimtab.adapters.methods import Windows
 from trimtab.adapters.versions import Versions
+from trimtab.drift.detector import Finding
 from trimtab.drift.monitor import Alarm
 from trimtab.runtime.blocks import Label, Sample
 from trimtab.runtime.decisions import Event, short
@@ -100,21 +101,46 @@ class Adaptation:
     def alarmed(self, alarm: Alarm, sample: Sample) -> list[Event]:
         """The monitor raised an alarm at `sample`: start gathering, whatever was going on."""
         self._gather(sample.sequence)
-        event = Event(
+        onset = max(0, sample.sequence - alarm.onset) if alarm.onset is not None else None
+        event = self._told_of("virtual", alarm.signal, alarm.detector, alarm, onset, sample.sequence, sample.time)
+        return [event, *self._enter("drifted", sample.sequence, sample.time)]
+
+    def erred(self, finding: Finding, detector: str, sequence: int, now: float) -> list[Event]:
+        """Late labels, of which that of window `sequence` is the latest, tell of more errors (or fewer) than before.
+
+        Gathering starts where nothing is going on; windows that are being gathered go on to be.
+        """
+        event = self._told_of("real", "errors", detector, finding, None, sequence, now)
+        if not self.calm:
+            return [event]
+        self._gather(self._sequence)
+        return [event, *self._enter("drifted", self._sequence, now)]
+
+    def _told_of(
+        self,
+        kind: Literal["virtual", "real"],
+        signal: str,
+        detector: str,
+        found: Alarm | Finding,
+        onset: int | None,
+        sequence: int,
+        time: float,
+    ) -> Event:
+        return Event(
             f"drift/{self.stream}",
             {
                 "stream": self.stream,
-                "sequence": sample.sequence,
-                "time": sample.time,
-                "signal": alarm.signal,
-                "detector": alarm.detector,
-                "statistic": short(alarm.statistic),
-                "threshold": short(alarm.threshold),
-                "onset": max(0, sample.sequence - alarm.onset) if alarm.onset is not None else None,
+                "sequence": sequence,
+                "time": time,
+                "kind": kind,
+                "signal": signal,
+                "detector": detector,
+                "statistic": short(found.statistic),
+                "threshold": short(found.threshold),
+                "onset": onset,
                 "version": self.version,
             },
         )
-        return [event, *self._enter("drifted", sample.sequence, sample.time)]
 
     def _scheduled(self, sample: Sample) -> bool:
         """Whether the schedule asks for a try; the first moment that is seen only starts its clock."""

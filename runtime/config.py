@@ -149,6 +149,11 @@ class Drift(Section):
         min_length=1,
         description="Watched beside each other; the accepted false alarms are shared among them.",
     )
+    errors: str | None = Field(
+        None,
+        description="Detector of a change of the rate of errors by late labels, such as ddm or sprt_bernoulli; it has "
+        "as many false alarms again, per label.",
+    )
     false_alarms: FalseAlarms = FalseAlarms()
     refractory: int = Field(256, ge=0, description="Windows after an alarm in which no other is raised.")
     observe_every: Positive = Field(1, description="Every n-th window of a stream is observed; the others only served.")

@@ -25,10 +25,11 @@ from trimtab.runtime.config import Config
 from trimtab.runtime.decisions import Decision, Event, Step
 from trimtab.runtime.errors import InferenceError, PayloadError
 from trimtab.runtime.executors import Executor
+from trimtab.runtime.late import LateLabels
 from trimtab.runtime.sessions import Engine, Outputs
 from trimtab.runtime.stepping import Held, Stepping
 from trimtab.runtime.tries import Plan
-from trimtab.runtime.watch import new_monitor, watched_signals
+from trimtab.runtime.watch import new_error_detector, new_monitor, watched_signals
 from trimtab.runtime.windows import Windower
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Taken:
 class StreamState:
     """All that is remembered of one stream."""
 
-    __slots__ = ("adaptation", "decided", "monitor", "name", "sequence", "stepping", "window", "windower")
+    __slots__ = ("adaptation", "decided", "late", "monitor", "name", "sequence", "stepping", "window", "windower")
 
     def __init__(
         self,
@@ -62,8 +63,11 @@ class StreamState:
         monitor: Monitor,
         adaptation: Adaptation,
         stepping: Stepping | None,
+        late: LateLabels | None,
     ) -> None:
         self.name = name
+        self.late = late
+        """None: errors are not watched."""
         self.windower = windower
         self.monitor = monitor
         self.adaptation = adaptation
@@ -127,6 +131,9 @@ class Pipeline:
         self._signals = list(watched.values())
         self._reference = bundle.source.reference
         self.plan = Plan(bundle, config, engine, executor)
+        self._noticed: list[Event] = []
+        """What labels told since the last turn."""
+        self._new_late()
         self._new_monitor()  # a wrong detector or option shows itself at the start, not at the first sample
 
     # -- taking samples ---------------------------------------------------------------------------------------------
@@ -189,6 +196,8 @@ class Pipeline:
             return self._pending[0][0]
         if self._pending:
             return self._pending[0][0] + self.config.batch.deadline
+        if self._noticed:
+            return self.clock.now()
         if self._holding:
             moments = [s.since + self.config.adaptation.patience for s in self._holding.values()]
             moments += [t.since + self.config.batch.deadline for t in self._taken if t.stream.decided >= t.until]
@@ -214,6 +223,8 @@ class Pipeline:
         """
         step = Step()
         touched: dict[str, None] = {}
+        step.events += self._noticed
+        self._noticed = []
         self._collect(step, touched, self.clock.now())
         pending = self._pending
         count = min(len(pending), self.config.batch.size)
@@ -374,6 +385,8 @@ class Pipeline:
             if not score > 0:  # NaN, or an infinite logit
                 return self._undecided(stream, sample, version, "the model's output is not finite")
             output, score, predicted = self._classes[found], round(score, 6), found
+            if stream.late is not None:
+                stream.late.decided(sample.sequence, predicted)
         else:
             if not score:
                 return self._undecided(stream, sample, version, "the model's output is not finite")
@@ -421,10 +434,19 @@ class Pipeline:
             if window is not None:
                 windower = Windower(name, self.bundle.manifest.inputs[0].shape[0], window)
             found = StreamState(
-                name, windower, self._new_monitor(), Adaptation(name, self.plan), self.plan.stepping(name)
+                name,
+                windower,
+                self._new_monitor(),
+                Adaptation(name, self.plan),
+                self.plan.stepping(name),
+                self._new_late(),
             )
             self.streams[name] = found
         return found
+
+    def _new_late(self) -> LateLabels | None:
+        detector = new_error_detector(self.bundle, self.config.drift)
+        return None if detector is None else LateLabels(detector)
 
     def _new_monitor(self) -> Monitor:
         return new_monitor(self.bundle, self.config.drift, self._watched, self._reference)
@@ -472,7 +494,16 @@ class Pipeline:
     def label(self, stream: str, sequence: int, label: str | float) -> bool:
         """A true label came late. Returns whether its window is still remembered. Raises ValueError on no class."""
         found = self.streams.get(stream)
-        return found is not None and found.adaptation.label(sequence, label)
+        if found is None:
+            return False
+        remembered = found.adaptation.label(sequence, label)
+        finding = None
+        if found.late is not None and isinstance(label, str):
+            finding = found.late.label(sequence, self._classes.index(label))
+            if finding is not None and finding.alarm:
+                now = self.clock.now()
+                self._noticed += found.adaptation.erred(finding, found.late.detector.name, sequence, now)
+        return remembered or finding is not None
 
     def snapshot(self, name: str) -> dict[str, Any]:
         """What a restart needs of a stream: JSON-able but for `window.rows` and `stepping` (bytes). Versions are kept
@@ -482,6 +513,7 @@ class Pipeline:
             "decided": stream.decided,
             "window": stream.window,
             "monitor": stream.monitor.state(),
+            "late": None if stream.late is None else stream.late.state(),
             "adaptation": stream.adaptation.snapshot(),
             "stepping": stream.stepping.state() if stream.stepping is not None else None,
         }
@@ -508,6 +540,12 @@ class Pipeline:
                 stream.stepping.restore(data)
             except ValueError as error:
                 log.warning("%s: its step graph starts anew: %s", name, error)
+        if stream.late is not None and snapshot.get("late") is not None:
+            try:
+                stream.late.restore(snapshot["late"])
+            except ValueError as error:
+                log.warning("%s: its detector of errors starts anew: %s", name, error)
+                stream.late = self._new_late()
         return stream.adaptation.restore(snapshot["adaptation"], self.clock.now())
 
     def renumber(self, name: str, decided: int) -> list[Event]:

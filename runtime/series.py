@@ -45,16 +45,24 @@ def rows(recording: Path, reader: csv.DictReader[str], columns: Sequence[str]) -
         yield Row(stamp, texts, _seconds(recording, reader.line_num, stamp), values)
 
 
-def column_of(recording: Path, column: str) -> NDArray[np.float64]:
-    """All values `[rows]` of a column. Raises RecordingError as `rows` does, and where there are none."""
+def timed_column(recording: Path, column: str) -> tuple[list[str], NDArray[np.float64]]:
+    """Timestamps as they stand there, and all values `[rows]` of a column.
+
+    Raises RecordingError as `rows` does, and where there are none.
+    """
     try:
         with recording.open(newline="", encoding="utf-8-sig") as lines:
-            values = [row.values[0] for row in rows(recording, csv.DictReader(lines), [column])]
+            found = [(row.stamp, row.values[0]) for row in rows(recording, csv.DictReader(lines), [column])]
     except UnicodeDecodeError:
         raise RecordingError(f"{recording} is not a CSV file in UTF-8") from None
-    if not values:
+    if not found:
         raise RecordingError(f"{recording} has no rows")
-    return np.array(values)
+    return [stamp for stamp, _ in found], np.array([value for _, value in found])
+
+
+def column_of(recording: Path, column: str) -> NDArray[np.float64]:
+    """All values `[rows]` of a column. Raises RecordingError as `timed_column` does."""
+    return timed_column(recording, column)[1]
 
 
 def _number(recording: Path, line: int, text: str) -> float:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.catalogue import LONGEST, SHORTEST, build_monitor, names
+from trimtab.drift.catalogue import LONGEST, SHORTEST, build, build_monitor, describe, names
+from trimtab.drift.detector import Detector
 from trimtab.drift.monitor import Monitor
 from trimtab.drift.signals import departure, distance, divergence, entropy, whitening
 from trimtab.runtime.bundle import Bundle
@@ -112,13 +114,16 @@ def new_monitor(
     accepted false alarms cannot be, or what the detector needs is not installed.
     """
     every = false_alarm_run(drift, bundle)
+    options = dict(drift.options)
+    if "season" in options:
+        options["season"] = _periods(options["season"], bundle)
     try:
         return build_monitor(
             list(signals),
             drift.detector,
             every=every,
             refractory=drift.refractory,
-            options=drift.options,
+            options=options,
             reference=reference,
         )
     except ModuleNotFoundError as error:
@@ -128,13 +133,43 @@ def new_monitor(
         raise ConfigError(f"drift.{key}: {error}") from None
 
 
+def new_error_detector(bundle: Bundle, drift: Drift) -> Detector | None:
+    """The detector of one stream's errors by late labels; None where none is asked for.
+
+    Raises ConfigError where it is none of rates, or the model gives no classes.
+    """
+    if drift.errors is None:
+        return None
+    if bundle.manifest.task != "classification":
+        raise ConfigError("drift.errors: this bundle is of a regression, whose decisions are neither right nor wrong")
+    try:
+        if describe(drift.errors).values != "0..1":
+            raise ValueError(f"{drift.errors} is no detector of rates; choose ddm, sprt_bernoulli, hddm_a or hddm_w")
+        return build(drift.errors, every=false_alarm_run(drift, bundle))
+    except (ValueError, ModuleNotFoundError) as error:
+        raise ConfigError(f"drift.errors: {error}") from None
+
+
+def _periods(season: Any, bundle: Bundle) -> Any:
+    """`drift.options.season` with hours, days and weeks as numbers of windows; the rest as it is."""
+    given = season if isinstance(season, list) else [season]
+    return [
+        _per(period, "options.season", "give a number of windows", bundle)
+        if isinstance(period, str) and period in SECONDS
+        else period
+        for period in given
+    ]
+
+
 def _windows(accepted: FalseAlarms, bundle: Bundle) -> float:
     if accepted.per == "windows":
         return accepted.every
+    return accepted.every * _per(accepted.per, "false_alarms.per", "use `per: windows`", bundle)
+
+
+def _per(unit: str, key: str, mend: str, bundle: Bundle) -> float:
+    """Windows in a unit of time. Raises ConfigError, naming `drift.KEY`, where the bundle has no rate."""
     window = bundle.manifest.window
     if window is None or window.rate is None:
-        raise ConfigError(
-            f"drift.false_alarms.per: the bundle {bundle.path} has no rate, so that {accepted.per!r} means nothing; "
-            "use `per: windows`"
-        )
-    return accepted.every * SECONDS[accepted.per] * window.rate / window.hop
+        raise ConfigError(f"drift.{key}: the bundle {bundle.path} has no rate, so that {unit!r} means nothing; {mend}")
+    return SECONDS[unit] * window.rate / window.hop

@@ -75,4 +75,5 @@ COTTA = Method(
     },
     changes="all",
     rates={"adam": 1e-3, "nesterov": 0.01, "sgd": 0.01},
+    proof={"augmentations": 4},
 )

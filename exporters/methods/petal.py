@@ -99,4 +99,5 @@ PETAL = Method(
     changes="all",
     rates={"adam": 1e-3, "nesterov": 0.01, "sgd": 0.01},
     needs=("posterior",),
+    proof={"augmentations": 4, "restore": 0.0},
 )

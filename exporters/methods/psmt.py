@@ -83,4 +83,5 @@ PSMT = Method(
     changes="all",
     rates={"adam": 1e-3, "nesterov": 0.01, "sgd": 0.01},
     needs=("fisher",),
+    proof={"restore": 0.0},
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from torch import Tensor
 
 
@@ -13,3 +15,8 @@ def along(value: Tensor, rank: int) -> Tensor:
 def others(rank: int) -> list[int]:
     """All axes but the channel's."""
     return [0, *range(2, rank)]
+
+
+def values(x: Tensor) -> int:
+    """How many values of `x [N, C, ...]` each channel has."""
+    return x.shape[0] * prod(x.shape[2:])

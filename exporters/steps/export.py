@@ -177,7 +177,8 @@ def prove(
     Where the exact gradient is zero, Adam makes whole steps of rounding errors, which no two programs share. So where
     they part, the same steps in float64 are the judge: the graph may be twice as far from them as PyTorch's float32 is.
     """
-    values = {f"hyper.{n}": np.asarray(h.default, np.float32) for n, h in hyper.items()}
+    chosen = {n: h.default for n, h in hyper.items()} | dict(found.proof)
+    values = {f"hyper.{n}": np.asarray(v, np.float32) for n, v in chosen.items()}
     starts = np.cumsum([0, *BATCHES])
     batches = [
         {n: v[(s + np.arange(b)) % len(v)] for n, v in samples.items()}

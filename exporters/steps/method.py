@@ -62,6 +62,9 @@ class Method:
     rates: Mapping[str, float] = field(default_factory=dict)
     """Optimiser -> published learning rate; the first is the default. Empty: no backward pass."""
     needs: tuple[Need, ...] = ()
+    proof: Mapping[str, float] = field(default_factory=dict)
+    """Hyperparameters that the proof at export takes in place of their defaults: without choices that rounding decides,
+    and with fewer repetitions."""
     frozen_tail: float = 0.0
     """The share of the model's last norm layers that stay as they are."""
     adds: bool = False

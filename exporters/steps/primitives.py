@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trimtab.exporters.steps.channels import along, others
+from trimtab.exporters.steps.channels import along, others, values
 
 
 @torch.library.custom_op("trimtab::scale_shift", mutates_args=())
@@ -67,7 +67,7 @@ def _(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _moments_backward(ctx: Any, mean: Tensor, var: Tensor, centred: Tensor) -> Tensor:
     """d mean / dx = 1/n; d var / dx = 2 (x - mean)/n. What is `centred` is not to be differentiated."""
     [saved] = ctx.saved_tensors
-    count = saved.numel() // saved.shape[1]
+    count = values(saved)
     dx: Tensor = scale_shift(saved, 2.0 * var / count, mean / count)
     return dx
 
@@ -104,7 +104,7 @@ def _batch_norm_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | N
     section 3): d weight = r sum(g c); d bias = sum(g); dx = w r (g - sum(g)/n - c r^2 sum(g c)/n)."""
     centred, inverse, weight = ctx.saved_tensors
     axes = others(grad.dim())
-    count = centred.numel() // centred.shape[1]
+    count = values(centred)
     total, product = grad.sum(axes), (grad * centred).sum(axes)
     scale = weight * inverse
     dx = None

@@ -10,10 +10,11 @@ from typing import Any
 import click
 
 from trimtab.drift.scoring import Score, VectorScore, columns_scorer, scorer
+from trimtab.runtime.calibrations import read
 from trimtab.runtime.cli.drift_calibrate import calibrate
 from trimtab.runtime.cli.drift_eval import evaluate
 from trimtab.runtime.cli.drift_train_combiner import train_combiner
-from trimtab.runtime.cli.key_value import settings
+from trimtab.runtime.cli.key_value import periods, season_option, settings
 from trimtab.runtime.errors import ConfigError, RecordingError
 from trimtab.runtime.series import Row, named
 from trimtab.runtime.series import rows as rows_of
@@ -31,6 +32,11 @@ def drift() -> None:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The CSV file to write.")
 @click.option("--every", type=float, help="Accepted records between false alarms.  [default: 10000; htm_sprt: 100000]")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the detector.")
+@season_option
+@click.option(
+    "--calibration", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+    help="A file of `trimtab drift calibrate`, which says rate, options and season, and what is normal.",
+)  # fmt: skip
 @click.option("--no-range-rule", is_flag=True, help="HTM detectors: do not alarm at values beyond the range seen.")
 @click.option(
     "--combiner", type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -43,6 +49,8 @@ def score(
     out: Path,
     every: float | None,
     options: tuple[str, ...],
+    seasons: tuple[float | str, ...],
+    calibration: Path | None,
     no_range_rule: bool,
     combiner: Path | None,
 ) -> None:
@@ -52,17 +60,30 @@ def score(
     and may be missing. The file written has a row `timestamp,value,anomaly_score,alarm` for each of its rows, which
     depends on rows up to it alone. Of several columns, their names stand in the place of `value`.
     """
+    if "auto" in seasons:
+        raise click.UsageError("--season auto needs a recording to find it in; use `trimtab drift calibrate`")
+    reference = None
+    given = settings(options)
+    if calibration is not None:
+        if given or seasons:
+            raise click.UsageError("--option and --season are the calibration's; leave them out, or --calibration")
+        known = read(calibration)
+        chosen = known.choose(calibration, name, every)
+        known.verify(calibration, chosen)
+        every, given, reference = chosen.every, chosen.options, known.reference()
     rows = alarms = 0
     with ExitStack() as files:
         reader = csv.DictReader(files.enter_context(recording.open(newline="", encoding="utf-8-sig")))
         columns = named(reader, column)
         several = len(columns) > 1 or combiner is not None
+        if several and calibration is not None:
+            raise click.UsageError("--calibration is of one column; give one with --column, and no --combiner")
         try:
-            chosen: dict[str, Any] = {"every": every, "options": settings(options), "range_rule": not no_range_rule}
+            how: dict[str, Any] = {"every": every, "options": given | periods(seasons, None)}
             if several:
-                score_row = columns_scorer(name, columns, combiner=combiner, **chosen)
+                score_row = columns_scorer(name, columns, combiner=combiner, range_rule=not no_range_rule, **how)
             else:
-                score_row = _first(scorer(name, **chosen))
+                score_row = _first(scorer(name, reference=reference, range_rule=not no_range_rule, **how))
         except (ValueError, ModuleNotFoundError) as error:
             raise ConfigError(str(error)) from None
         table = rows_of(recording, reader, columns)

@@ -7,14 +7,21 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
-from trimtab.drift.calibration import fits
-from trimtab.drift.catalogue import ENOUGH, build, describe
+from trimtab.drift.calibration import Calibration, unfit
+from trimtab.drift.catalogue import ENOUGH, build
+from trimtab.drift.detector import Detector
 from trimtab.drift.evaluation import Labelled, Make, Score
 from trimtab.drift.evaluation import score as score_of
 from trimtab.drift.streams import SHORTEST, STREAMS, draw
+from trimtab.runtime.calibrations import read
+from trimtab.runtime.cli.key_value import has_season, of_each, periods, season_option
+from trimtab.runtime.corpora import corpus
 from trimtab.runtime.errors import ConfigError, RecordingError
 from trimtab.runtime.evaluation_plot import require_drawing
 from trimtab.runtime.evaluation_plot import write as write_plot
@@ -37,6 +44,11 @@ WIDTHS = (20, 7, 8, 9, 9, 21, 5, 7)
 )
 @click.option("--recording", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="A CSV file to try them on, alone or beside the streams named.")  # fmt: skip
+@click.option(
+    "--corpus", "corpora", multiple=True, metavar="PATH",
+    help="Real series to try them on, alone or beside others: a folder of NAB or TCPD, the gas sensors' .npz file, or"
+    " water_flow (river's); may be repeated.",
+)  # fmt: skip
 @click.option("--column", default="value", show_default=True, help="The recording's column.")
 @click.option(
     "--changes", metavar="ROWS",
@@ -58,6 +70,15 @@ WIDTHS = (20, 7, 8, 9, 9, 21, 5, 7)
     "--reference", type=click.IntRange(0), default=0, show_default=True,
     help=f"First values of each stream that detectors are calibrated by, not tried on: {ENOUGH} or more, 0 for none.",
 )  # fmt: skip
+@click.option(
+    "--option", "options", multiple=True, metavar="KEY=VALUE",
+    help="An option of all detectors that have it; DETECTOR.KEY=VALUE: of one.",
+)  # fmt: skip
+@season_option
+@click.option(
+    "--calibration", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+    help="A file of `trimtab drift calibrate`: try what it holds, made from its recording.",
+)  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the streams.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
@@ -66,6 +87,7 @@ def evaluate(
     names: tuple[str, ...],
     kinds: tuple[str, ...],
     recording: Path | None,
+    corpora: tuple[str, ...],
     column: str,
     changes: str | None,
     every: float,
@@ -73,6 +95,9 @@ def evaluate(
     repeats: int,
     length: int,
     reference: int,
+    options: tuple[str, ...],
+    seasons: tuple[float | str, ...],
+    calibration: Path | None,
     seed: int,
     as_json: bool,
     plot: Path | None,
@@ -89,35 +114,53 @@ def evaluate(
         raise click.UsageError("--recording and --changes go together")
     if 0 < reference < ENOUGH:
         raise click.UsageError(f"--reference {reference} is too short to calibrate by; give {ENOUGH} or more, or 0")
+    if "auto" in seasons and not reference:
+        raise click.UsageError("--season auto needs a --reference to find it in")
+    if calibration is not None and (options or seasons or reference):
+        raise click.UsageError("--option, --season and --reference are the calibration's; leave them out")
     if plot is not None:
         require_drawing(plot)
-    names = tuple(dict.fromkeys(names or DETECTORS))
+    alone = recording is not None or bool(corpora)
     try:
-        makers = {name: _maker(name, every) for name in names}
+        if calibration is None:
+            names = tuple(dict.fromkeys(names or DETECTORS))
+            given = of_each(options, names)
+            makers = {name: _maker(name, every, given[name], seasons, len(names) == 1) for name in names}
+        else:
+            makers = _calibrated(calibration, names)
         drawn = {
             kind: [Labelled(*draw(kind, length, repeat, seed)) for repeat in range(repeats)]
-            for kind in dict.fromkeys(kinds or (() if recording else STREAMS))
+            for kind in dict.fromkeys(kinds or (() if alone else STREAMS))
         }
     except (ValueError, ModuleNotFoundError) as error:
         raise ConfigError(str(error)) from None
     if recording is not None and changes is not None:
         drawn[recording.name] = [_labelled(recording, column, changes)]
+    for where in corpora:
+        drawn |= corpus(where)
+    left_out = {}
     for kind, streams in drawn.items():
-        if any(reference >= min([len(s.values), *(c + 1 for c in s.changes)]) for s in streams):
+        # Of real series some change early; of a drawn kind all are alike.
+        drawn[kind] = [s for s in streams if reference < min([len(s.values), *(c + 1 for c in s.changes)])]
+        left_out[kind] = len(streams) - len(drawn[kind])
+        if not drawn[kind] or (left_out[kind] and kind in STREAMS):
             raise ConfigError(
                 f"stream {kind} changes or ends within the {reference} values that --reference takes; take fewer"
             )
     scores: list[Score] = []
     for kind, streams in drawn.items():
         if not as_json:
-            what = f"{len(streams)} x {len(streams[0].values) - reference} values"
-            click.echo(f"{kind}: {what}, {sum(len(s.changes) for s in streams)} changes")
+            lengths = {len(s.values) - reference for s in streams}
+            long = f"{max(lengths)}" if len(lengths) == 1 else f"{min(lengths)} to {max(lengths)}"
+            what = f"{len(streams)} x {long} values"
+            early = f"; {left_out[kind]} left out, which change within the reference" if left_out[kind] else ""
+            click.echo(f"{kind}: {what}, {sum(len(s.changes) for s in streams)} changes{early}")
             click.echo("  " + _line(HEADINGS))
         for name, make in makers.items():
-            if not all(fits(name, s.values) for s in streams):
+            takes = next(filter(None, (unfit(name.split()[0], s.values) for s in streams)), None)
+            if takes:
                 if not as_json:
-                    limit = "from 0 to 1" if describe(name).values == "0..1" else "from 0 up"
-                    click.echo(f"  {name:<{WIDTHS[0]}}  left out: it takes values {limit}")
+                    click.echo(f"  {name:<{WIDTHS[0]}}  left out: it takes {takes}")
                 continue
             found = score_of(name, kind, make, streams, margin=margin, reference=reference)
             scores.append(found)
@@ -134,6 +177,9 @@ def evaluate(
             "length": length,
             "reference": reference,
             "seed": seed,
+            "options": list(options),
+            "season": list(seasons),
+            "calibration": None if calibration is None else calibration.name,
         }
         click.echo(json.dumps({"settings": settings, "scores": [asdict(s) for s in scores]}, indent=2))
     if plot is not None:
@@ -142,10 +188,31 @@ def evaluate(
             click.echo(f"drawn to {plot}")
 
 
-def _maker(name: str, every: float) -> Make:
-    """Raises ValueError or ModuleNotFoundError at once, where there is no such detector."""
-    build(name, every=every)
-    return lambda reference: build(name, every=every, reference=reference)
+def _maker(name: str, every: float, options: dict[str, Any], seasons: Sequence[float | str], alone: bool) -> Make:
+    """Raises ValueError or ModuleNotFoundError at once, where there is no such detector or option."""
+
+    def make(reference: NDArray[np.float64] | None) -> Detector:
+        own = options | (periods(seasons, reference) if has_season(name) or alone else {})
+        return build(name, every=every, options=own, reference=reference, follows=True)
+
+    build(name, every=every, options=options | periods([s for s in seasons if s != "auto"] if alone else [], None))
+    return make
+
+
+def _calibrated(file: Path, names: Sequence[str]) -> dict[str, Make]:
+    """What makes each detector of a calibration, or those named, by its name, and its rate where it has several."""
+    known = read(file)
+    chosen = known.calibrations
+    if names:
+        chosen = [c for name in names for c in known.of(file, name)]
+    recorded = known.reference()
+
+    def maker(entry: Calibration) -> Make:
+        known.verify(file, entry)
+        return lambda _: build(entry.detector, every=entry.every, options=entry.options, reference=recorded)
+
+    held = [c.detector for c in chosen]
+    return {c.detector if held.count(c.detector) == 1 else f"{c.detector} {c.every:g}": maker(c) for c in chosen}
 
 
 def _labelled(recording: Path, column: str, changes: str) -> Labelled:

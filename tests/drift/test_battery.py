@@ -267,7 +267,7 @@ def test_options_are_checked(name: str) -> None:
                 continue
             with pytest.raises(ValueError, match=rf"^detector {name}: option {key} is .*; give "):
                 build(name, every=1000, options={key: wrong})
-        right = option.default if option.default is not None else [1.0]
+        right = option.default if option.default is not None else [option.low]
         build(name, every=1000, options={key: right})
 
 

@@ -46,6 +46,11 @@ def test_the_interval_is_garwoods() -> None:
         ("ks", np.arange(599.0), "599 finite values are too few; 600 are needed for ks"),
         ("sprt", np.ones(1000), "the first half's values are all the same"),
         ("ddm", np.arange(1000.0), "ddm takes numbers from 0 to 1 alone"),
+        (
+            "cusum_variance",
+            np.arange(1000.0) % 2,
+            "takes numbers of more than two kinds; for a rate use sprt_bernoulli",
+        ),
         ("sprt_poisson", -np.arange(1000.0), "sprt_poisson takes numbers from 0 up alone"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_the_table_has_a_row_for_each_detector_and_stream() -> None:
     assert " ".join(lines[1].split()) == "detector median mean missed false/10k run length 5/50/95 % F1 us"
     assert lines[2].split()[0] == "sprt"
     assert lines[2].split()[3:6] == ["0", "of", "2"]
-    assert lines[3].split(maxsplit=1) == ["ddm", "left out: it takes values from 0 to 1"]
+    assert lines[3].split(maxsplit=1) == ["ddm", "left out: it takes numbers from 0 to 1 alone"]
     assert [line.split()[0] for line in lines[7:9]] == ["sprt", "ddm"]
 
 
@@ -156,26 +157,209 @@ def test_the_reference_calibrates_and_is_not_counted() -> None:
     assert calibrated["false"] < plain["false"] / 4
 
 
-def test_a_calibration_is_said_and_written_with_where_it_comes_from(tmp_path: Path) -> None:
-    file, out = recording(tmp_path, shift=0), tmp_path / "sprt.json"
+def test_options_are_for_all_that_have_them_or_for_one(tmp_path: Path) -> None:
+    def delays(*arguments: str) -> dict[str, float]:
+        result = run(
+            "eval", "--detector", "sprt", "--detector", "ewma", "--stream", "abrupt", *FAST, *arguments, "--json"
+        )
+        assert result.exit_code == 0, result.output
+        return {row["detector"]: row["median_delay"] for row in json.loads(result.output)["scores"]}
+
+    usual = delays()
+    lighter = delays("--option", "ewma.weight=0.01")
+    assert lighter["sprt"] == usual["sprt"]
+    assert lighter["ewma"] > usual["ewma"]
+    assert delays("--option", "weight=0.01") == lighter
+    assert delays("--option", "ewma.weight=0.01", "--option", "weight=0.5") == lighter
+
+
+def test_a_season_is_no_drift() -> None:
+    def false(*arguments: str) -> int:
+        stream = ("--detector", "sprt", "--stream", "seasonal", "--repeats", "2", "--json")
+        result = run("eval", *stream, *arguments)
+        assert result.exit_code == 0, result.output
+        (row,) = json.loads(result.output)["scores"]
+        assert "--reference" not in arguments or row["missed"] == 0
+        return int(row["false"])
+
+    assert false() > 20
+    assert false("--season", "288") <= 2
+    assert false("--season", "auto", "--reference", "1200") <= 2
+
+
+def wild(folder: Path) -> dict[str, Path]:
+    """Small files in the formats of the real ones."""
+    rng = np.random.default_rng(0)
+    nab = folder / "nab"
+    (nab / "labels").mkdir(parents=True)
+    (nab / "data" / "pumps").mkdir(parents=True)
+    values = rng.standard_normal(1000) + np.repeat([0, 9], [600, 400])
+    rows = [f"2014-04-01 {i // 60:02d}:{i % 60:02d}:00,{v:.3f}" for i, v in enumerate(values)]
+    (nab / "data" / "pumps" / "a.csv").write_text("\n".join(["timestamp,value", *rows]) + "\n", encoding="utf-8")
+    windows = {"pumps/a.csv": [["2014-04-01 10:00:00.000000", "2014-04-01 11:00:00.000000"]], "pumps/b.csv": []}
+    (nab / "labels" / "combined_windows.json").write_text(json.dumps(windows), encoding="utf-8")
+    tcpd = folder / "tcpd"
+    (tcpd / "datasets" / "nile").mkdir(parents=True)
+    series = [
+        {"label": "V1", "type": "float", "raw": [*rng.standard_normal(200), None, *(9 + rng.standard_normal(99))]}
+    ]
+    content = {"name": "nile", "n_obs": 300, "n_dim": 1, "series": series}
+    (tcpd / "datasets" / "nile" / "nile.json").write_text(json.dumps(content), encoding="utf-8")
+    marks = {"nile": {"6": [], "7": [200], "8": [202, 250], "9": [201]}, "elsewhere": {"6": [3]}}
+    (tcpd / "annotations.json").write_text(json.dumps(marks), encoding="utf-8")
+    gas = folder / "gas.npz"
+    batch = np.repeat([1, 2], [400, 400])
+    np.savez(gas, X=rng.standard_normal((800, 16)) + 9 * batch[:, None], batch=batch)
+    return {"nab": nab, "tcpd": tcpd, "gas": gas}
+
+
+def test_real_series_are_read_with_their_changes(tmp_path: Path) -> None:
+    files = wild(tmp_path)
+    paths = [*map(str, files.values()), "water_flow"]
     result = run(
-        "calibrate", file, "--column", "pressure", "--detector", "sprt", "--every", "2000", "--option", "shifts=[1]",
-        "--out", out,
+        "eval", "--detector", "sprt", "--every", "10000", "--margin", "60", "--json",
+        *(part for path in paths for part in ("--corpus", path)),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    rows = {row["stream"]: row for row in json.loads(result.output)["scores"]}
+    found = {kind: (row["streams"], row["values"], row["changes"], row["missed"]) for kind, row in rows.items()}
+    assert found.pop("water_flow")[:3] == (1, 1268, 4)
+    assert found == {
+        "pumps": (1, 1000, 1, 0),
+        "turing": (1, 300, 1, 0),
+        "distance": (1, 600, 1, 0),
+        "features": (2, 1200, 2, 0),
+    }
+
+
+def test_series_that_change_within_the_reference_are_left_out(tmp_path: Path) -> None:
+    files = wild(tmp_path)
+    other = files["nab"] / "data" / "pumps" / "b.csv"
+    other.write_text((files["nab"] / "data" / "pumps" / "a.csv").read_text(encoding="utf-8"), encoding="utf-8")
+    arguments = ("eval", "--corpus", str(files["nab"]), "--detector", "sprt", "--reference")
+    result = run(*arguments, "700")
+    assert result.output.startswith("pumps: 1 x 300 values, 0 changes; 1 left out, which change within the reference")
+    assert run(*arguments, "500").output.startswith("pumps: 2 x 500 values, 1 changes\n")
+
+
+def test_what_is_no_corpus_is_one_sentence(tmp_path: Path) -> None:
+    files = wild(tmp_path)
+    (files["tcpd"] / "datasets" / "nile" / "nile.json").write_text("{}", encoding="utf-8")
+    (files["nab"] / "labels" / "combined_windows.json").write_text('{"pumps/a.csv": [["noon", ""]]}', encoding="utf-8")
+    files["gas"].write_bytes(b"PK")
+    for path, sentence in [
+        (tmp_path, "is not water_flow, a folder with labels/combined_windows.json (NAB) or annotations.json (TCPD)"),
+        (files["tcpd"], "are not as the Turing Change Point Dataset has them"),
+        (files["nab"], "a window of pumps/a.csv begins at no row"),
+        (files["gas"], "is not an .npz file of X and batch"),
+    ]:
+        result = run("eval", "--corpus", path, "--detector", "sprt")
+        assert isinstance(result.exception, TrimtabError)
+        assert sentence in str(result.exception)
+
+
+def calibrated(folder: Path, *arguments: str) -> Path:
+    out = folder / "calibration.json"
+    result = run("calibrate", recording(folder, shift=0), "--column", "pressure", "--out", out, *arguments)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_a_calibration_is_said_and_written_with_where_it_comes_from(tmp_path: Path) -> None:
+    file, out = recording(tmp_path, shift=0), tmp_path / "both.json"
+    result = run(
+        "calibrate", file, "--column", "pressure", "--detector", "sprt", "--detector", "ks", "--every", "2000",
+        "--every", "500", "--option", "shifts=[1]", "--option", "ks.clock=5", "--out", out,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     found = json.loads(out.read_text(encoding="utf-8"))
-    assert found["provenance"] == {
-        "file": "pump.csv",
-        "column": "pressure",
-        "rows": 1000,
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "trimtab": found["provenance"]["trimtab"],
-    }
-    assert (found["detector"], found["options"], found["every"]) == ("sprt", {"shifts": [1.0]}, 2000.0)
-    assert (found["values"], found["held_back"], found["expected"]) == (1000, 500, 0.25)
-    assert f"{found['threshold']:.6g}" in result.output
-    assert f"{found['found']} in 500 held-back values; 0.25 were accepted" in result.output
+    kept = found["recording"]
+    assert (kept["file"], kept["column"], len(kept["values"])) == ("pump.csv", "pressure", 1000)
+    assert kept["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    first, *others = found["calibrations"]
+    assert [(c["detector"], c["every"]) for c in others] == [("sprt", 500.0), ("ks", 2000.0), ("ks", 500.0)]
+    assert others[-1]["options"] == {"clock": 5}
+    assert (first["detector"], first["options"], first["every"]) == ("sprt", {"shifts": [1.0]}, 2000.0)
+    assert (first["values"], first["held_back"], first["expected"]) == (1000, 500, 0.25)
+    assert f"{first['threshold']:.6g}" in result.output
+    assert f"{first['found']} in 500 held-back values; 0.25 were accepted" in result.output
     assert "too short to tell" in result.output
+
+
+def test_a_calibration_is_read_back_by_eval_and_score(tmp_path: Path) -> None:
+    """Values of the recording's kind, but that their level is 5: drift to a calibrated detector, usual to another."""
+    out = calibrated(tmp_path, "--detector", "sprt", "--detector", "ewma", "--every", "1000", "--every", "5000")
+    other = tmp_path / "other.csv"
+    values = 5 + np.random.default_rng(1).standard_normal(300)
+    other.write_text("value\n" + "".join(f"{v}\n" for v in values), encoding="utf-8")
+    result = run("eval", "--recording", other, "--changes", "0", "--calibration", out, "--json")
+    assert result.exit_code == 0, result.output
+    rows = {row["detector"]: row for row in json.loads(result.output)["scores"]}
+    assert list(rows) == ["sprt 1000", "sprt 5000", "ewma 1000", "ewma 5000"]
+    assert all(row["missed"] == 0 for row in rows.values())
+    assert rows["ewma 5000"]["median_delay"] <= 5
+    result = run(
+        "score", other, "--detector", "sprt", "--every", "5000", "--calibration", out, "--out", tmp_path / "scores.csv"
+    )
+    assert result.exit_code == 0, result.output
+    rows_of = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
+    assert any(line.endswith(",1") for line in rows_of[1:10])
+    plain = run("score", other, "--detector", "sprt", "--out", tmp_path / "scores.csv")
+    assert "300 rows scored, 0 alarms" in plain.output
+
+
+def test_a_calibration_may_find_a_season(tmp_path: Path) -> None:
+    values = 5 * np.sin(2 * np.pi * np.arange(1200) / 48) + np.random.default_rng(2).standard_normal(1200)
+    file = tmp_path / "daily.csv"
+    file.write_text("value\n" + "".join(f"{v}\n" for v in values), encoding="utf-8")
+    out = tmp_path / "daily.json"
+    result = run("calibrate", file, "--detector", "ewma", "--every", "1000", "--season", "auto", "--out", out)
+    assert result.exit_code == 0, result.output
+    (found,) = json.loads(out.read_text(encoding="utf-8"))["calibrations"]
+    assert found["options"] == {"season": [48.0]}
+    assert found["inflation"] < 1.5
+    result = run("score", file, "--detector", "ewma", "--calibration", out, "--out", tmp_path / "scores.csv")
+    assert "1200 rows scored, 0 alarms" in result.output
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "sentence"),
+    [
+        (lambda _: "no", ["--detector", "sprt"], "is not JSON; give a file written by `trimtab drift calibrate --out`"),
+        (lambda t: t.replace('"format": 1', '"format": 2'), ["--detector", "sprt"], "format: input should be 1"),
+        (
+            lambda t: t.replace('"threshold"', '"limit"'),
+            ["--detector", "sprt"],
+            "calibrations.0.threshold: field required",
+        ),
+        (lambda t: t, ["--detector", "glr"], "holds no calibration of glr; it holds sprt"),
+        (
+            lambda t: t,
+            ["--detector", "sprt"],
+            "calibrations of sprt for one false alarm in 1000, 5000; choose by --every",
+        ),
+        (
+            lambda t: t.replace('"threshold": ', '"threshold": 1'),
+            ["--detector", "sprt", "--every", "1000"],
+            "sprt now comes to another threshold than it says; calibrate again",
+        ),
+        (
+            lambda t: t.replace('"options": {}', '"options": {"colour": 1}'),
+            ["--detector", "sprt", "--every", "1000"],
+            "detector sprt has no option 'colour'",
+        ),
+    ],
+)
+def test_a_calibration_that_is_none_is_one_sentence(
+    tmp_path: Path, change: Callable[[str], str], arguments: list[str], sentence: str
+) -> None:
+    out = calibrated(tmp_path, "--every", "1000", "--every", "5000")
+    out.write_text(change(out.read_text(encoding="utf-8")), encoding="utf-8")
+    file = tmp_path / "pump.csv"
+    given = ("--column", "pressure", "--calibration", out, "--out", tmp_path / "scores.csv")
+    result = run("score", file, *arguments, *given)
+    assert isinstance(result.exception, TrimtabError)
+    assert sentence in str(result.exception)
 
 
 def test_a_calibration_that_does_not_hold_is_told(tmp_path: Path) -> None:
