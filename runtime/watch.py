@@ -154,7 +154,9 @@ def _periods(season: Any, bundle: Bundle) -> Any:
     """`drift.options.season` with hours, days and weeks as numbers of windows; the rest as it is."""
     given = season if isinstance(season, list) else [season]
     return [
-        _per(period, "options.season", bundle) if isinstance(period, str) and period in SECONDS else period
+        _per(period, "options.season", "give a number of windows", bundle)
+        if isinstance(period, str) and period in SECONDS
+        else period
         for period in given
     ]
 
@@ -162,14 +164,12 @@ def _periods(season: Any, bundle: Bundle) -> Any:
 def _windows(accepted: FalseAlarms, bundle: Bundle) -> float:
     if accepted.per == "windows":
         return accepted.every
-    return accepted.every * _per(accepted.per, "false_alarms.per", bundle)
+    return accepted.every * _per(accepted.per, "false_alarms.per", "use `per: windows`", bundle)
 
 
-def _per(unit: str, key: str, bundle: Bundle) -> float:
+def _per(unit: str, key: str, mend: str, bundle: Bundle) -> float:
     """Windows in a unit of time. Raises ConfigError, naming `drift.KEY`, where the bundle has no rate."""
     window = bundle.manifest.window
     if window is None or window.rate is None:
-        raise ConfigError(
-            f"drift.{key}: the bundle {bundle.path} has no rate, so that {unit!r} means nothing; count in windows"
-        )
+        raise ConfigError(f"drift.{key}: the bundle {bundle.path} has no rate, so that {unit!r} means nothing; {mend}")
     return SECONDS[unit] * window.rate / window.hop

@@ -42,7 +42,19 @@ def through_onnx(step: Any, values: dict[str, Tensor], root: nn.Module, samples:
     return dict(zip(recorded.outputs, out, strict=True))
 
 
+class Tokens(nn.Module):
+    """An embedding of whole numbers that are made of the input, many of them the same; one has no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 3, padding_idx=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.embedding((2.0 * x.abs()).clamp(max=4).to(torch.int64))
+
+
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "embedding": (Tokens(), (6,)),
     "conv1d": (nn.Conv1d(4, 6, 3, padding=1), (4, 11)),
     "conv1d strided with a rest": (nn.Conv1d(4, 6, 3, stride=4), (4, 13)),
     "conv1d dilated": (nn.Conv1d(4, 6, 3, dilation=3, padding=2), (4, 15)),
