@@ -111,6 +111,11 @@ def configured_methods(config: Adaptation, bundle: Bundle) -> Configured:
             raise ConfigError(f"adaptation.options.{name}: {error}") from None
     graphs = [m for m in tried if isinstance(m, GradientSteps)]
     if config.policy == "always":
+        if bundle.manifest.task == "regression":
+            raise ConfigError(
+                "adaptation.policy: `always` guards a step graph by the classes that it predicts, and a regression has "
+                "none; use on_drift or scheduled"
+            )
         if len(tried) != 1 or not graphs:
             mend = f"name one of {', '.join(there)}" if there else "export the bundle with methods=[...] first"
             raise ConfigError(f"adaptation.methods: the policy `always` takes one step graph of the bundle; {mend}")

@@ -23,7 +23,9 @@ from trimtab.exporters.steps import label_shift
 from trimtab.exporters.steps.model import build
 from trimtab.exporters.steps.optimisers import OPTIMISERS
 from trimtab.runtime.bundle import load_bundle
-from trimtab.runtime.errors import ExportError
+from trimtab.runtime.config import parse_config
+from trimtab.runtime.errors import ConfigError, ExportError
+from trimtab.runtime.tries import configured_methods
 
 torch.set_num_threads(1)
 
@@ -167,6 +169,22 @@ def test_bias_vectors_of_a_regression(decoder: Any) -> None:
     wanted = oracle.vectors().detach().numpy()
     assert np.linalg.norm(adapter.theta - wanted) < 1e-3 * np.linalg.norm(wanted)
     assert set(adapter.metrics) == {"misfit"}
+
+
+def test_a_regression_on_the_box(decoder: Any) -> None:
+    """A feature shift is a part of the parameter vector, and can be tried; what goes by classes is refused."""
+    bundle = load_bundle(decoder[1])
+    settings = {"policy": "on_drift", "methods": ["feature_shift"]}
+
+    def configured(**changed: Any) -> Any:
+        config = parse_config({"bundle": "b", "adaptation": {**settings, **changed}}, "test")
+        return configured_methods(config.adaptation, bundle)
+
+    assert [m.name for m in configured().tried] == ["feature_shift"]
+    with pytest.raises(ConfigError, match="bias_vectors cannot be tried"):
+        configured(methods=["bias_vectors"])
+    with pytest.raises(ConfigError, match="`always` guards a step graph by the classes that it predicts"):
+        configured(policy="always")
 
 
 def test_alignment_brings_features_back(case: Any) -> None:
