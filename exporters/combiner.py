@@ -81,7 +81,8 @@ def train(
     """
     if every <= hold:
         raise ExportError(f"every: {every:g} records between false alarms are fewer than the {hold} of one event")
-    begin = CALIBRATE[-1]  # Until then an HTM may have to begin anew.
+    # Until then an HTM may have to begin anew; an anomaly that has begun before is left out as a whole.
+    begin = CALIBRATE[-1] + int(np.argmin(np.append(labels[CALIBRATE[-1] :], False)))
     events = [run for run in runs(labels) if run[0] >= begin]
     if len(events) < 2:
         raise ExportError(
@@ -98,6 +99,10 @@ def train(
     odds = np.zeros(len(scores))
     for part in range(len(cuts) + 1):
         others = [[p for p, i in zip(*of, strict=True) if i != part] for of in ((normal, usual), (anomalous, rare))]
+        if not others[0]:
+            raise ExportError(
+                "labels: there are normal records in one stretch alone; label anomalies apart from others"
+            )
         here = slice(cuts[part - 1] if part else 0, cuts[part] if part < len(cuts) else None)
         odds[here] = _log_odds(_fit(windows, *others), windows[here])
     highest = np.array([odds[piece].max() for piece in normal])

@@ -131,3 +131,16 @@ def test_labels_that_scores_say_nothing_of_are_refused() -> None:
     settings = {"every": 1000.0, "history": 5, "hold": 50, "options": {}}
     with pytest.raises(TrimtabError, match="do not tell the labelled anomalies"):
         train(scores, labels, ("a", "b"), **settings)  # type: ignore[arg-type]
+
+
+def test_an_anomaly_that_began_too_early_is_left_out_and_normal_records_must_lie_apart() -> None:
+    labels = np.zeros(3000, bool)
+    labels[740:800] = True
+    for at in (820, 840, 860):
+        labels[at : at + 10] = True
+    settings = {"every": 1000.0, "history": 5, "hold": 50, "options": {}}
+    with pytest.raises(TrimtabError, match="normal records in one stretch alone"):
+        train(np.zeros((3000, 2)), labels, ("a", "b"), **settings)  # type: ignore[arg-type]
+    labels[830:] = False
+    with pytest.raises(TrimtabError, match="1 anomalies are labelled after the first 800 records"):
+        train(np.zeros((3000, 2)), labels, ("a", "b"), **settings)  # type: ignore[arg-type]
