@@ -301,9 +301,9 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "htm_sprt": Entry(
         "trimtab.drift.htm_sprt:HtmSprt",
-        "the same by sequential tests, which also tell whether it lasts",
+        "the same by sequential tests, which also tell whether it lasts; and a lasting shift of the mean",
         {"hold": Option(int, 100, 10, 100000, "values of an event, in which there is no other alarm"), **_HTM},
-        "Wald's bound for normal anomaly scores: approximate",
+        "Wald's bound for normal anomaly scores: approximate; bootstrap of the reference, or of the first values",
         "Bandyopadhyay, Bose and Roy Chowdhury 2025",
     ),
 }

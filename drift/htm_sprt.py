@@ -20,10 +20,19 @@ together are not taken for independent ones. A rise of the mean by s d then has 
    however great, is a drift: that takes 35 records at least. If it lasts, the stream has changed: what is usual is
    learnt anew, for 100 records. Else watching goes on `hold` records after the anomaly. No other anomaly is told in
    between: one event, one alarm.
+3. *Rate.* Scores of some streams are far from normal: they burst every now and then. So the threshold rises by RAISE
+   with each event that is told, and falls by RAISE / `every` with each record, never below ln(`every`): a stream that
+   has more events than asked gets a higher one (stochastic approximation, Robbins and Monro 1951; adaptive conformal
+   inference, Gibbs and Candes 2021).
 
 Against the anomaly likelihood, which looks at ten records at a time, the tests look as far back as evidence goes: a
-smaller rise that lasts longer counts too. `HtmSprtAnomaly` is for recordings: it adds the time of day and the range
-rule.
+smaller rise that lasts longer counts too.
+
+**HtmSprt**, for the catalogue, has a second test beside it, of the level of the values (`level_test`), since what has
+no sequence surprises always, and a shift of its mean too little more. Each of the two has half of the accepted rate
+(`combine.apart`). What the test of the level finds is a drift at once.
+
+**HtmSprtAnomaly**, for recordings with times, adds the time of day and the range rule.
 """
 
 from __future__ import annotations
@@ -33,8 +42,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.drift.combine import apart
 from trimtab.drift.detector import Finding, State
 from trimtab.drift.htm_score import HUGE, HtmScore
+from trimtab.drift.level_test import LevelTest
 from trimtab.drift.range_rule import RANGE_TOLERANCE, RangeRule
 from trimtab.drift.run_length import wald_boundaries
 from trimtab.drift.score_baseline import AVERAGED, ScoreBaseline, Usual
@@ -42,6 +53,8 @@ from trimtab.drift.score_baseline import AVERAGED, ScoreBaseline, Usual
 SHIFTS, LASTING = (1.0, 2.0, 4.0, 8.0), 2.0
 ALPHA, BETA = 1e-3, 1e-2
 SPAN = 4000.0
+RAISE = 1.0
+"""In nats: an alarm makes the next one e times as rare."""
 
 WATCHING, EVENT, NO_DRIFT = "watching", "event", "no drift"
 """What is going on; `NO_DRIFT`: an event which the second test has decided about."""
@@ -51,7 +64,7 @@ class ScoreTest:
     """The two tests on raw scores; see the module."""
 
     def __init__(self, *, every: float, hold: int) -> None:
-        self.threshold = math.log(every)
+        self._every = every
         self._hold = hold
         self._lower, self._upper = wald_boundaries(ALPHA, BETA)
         self._baseline = ScoreBaseline(span=SPAN)
@@ -60,6 +73,9 @@ class ScoreTest:
     def reset(self) -> None:
         """Forget everything."""
         self._baseline.reset()
+        self._raised = 0.0
+        self.threshold = math.log(self._every)
+        """What the evidence of the newest record is held against."""
         self._sums = [0.0] * len(SHIFTS)
         self._lengths = [0] * len(SHIFTS)
         self._phase = WATCHING
@@ -69,6 +85,8 @@ class ScoreTest:
     def update(self, score: float) -> tuple[bool, bool]:
         """Take a raw score, from 0 to 1: whether it completes an anomaly, and whether a drift."""
         usual = self._baseline.update(score)[1]
+        self._raised = max(self._raised - RAISE / self._every, 0.0)
+        self.threshold = math.log(self._every) + self._raised
         if self._phase != WATCHING:
             self._elapsed += 1
             drift = usual is not None and self._lasts(score, usual)
@@ -104,7 +122,8 @@ class ScoreTest:
         return self._phase == WATCHING
 
     def begin(self) -> None:
-        """An event begins: from now on the question is whether it lasts."""
+        """An event is told: from now on the question is whether it lasts."""
+        self._raised += RAISE
         self._phase, self._elapsed, self._lasting = EVENT, 0, 0.0
 
     def _watch(self) -> None:
@@ -122,6 +141,8 @@ class ScoreTest:
         """All of the memory."""
         return {
             "baseline": self._baseline.state(),
+            "raised": self._raised,
+            "threshold": self.threshold,
             "sums": list(self._sums),
             "lengths": list(self._lengths),
             "phase": self._phase,
@@ -132,6 +153,8 @@ class ScoreTest:
     def restore(self, state: State) -> None:
         """Continue exactly from `state`."""
         self._baseline.restore(state["baseline"])
+        self._raised = float(state["raised"])
+        self.threshold = float(state["threshold"])
         self._sums = [float(s) for s in state["sums"]]
         self._lengths = [int(n) for n in state["lengths"]]
         self._phase = str(state["phase"])
@@ -204,11 +227,12 @@ class HtmSprtAnomaly:
 
 
 class HtmSprt:
-    """Detector by HTM and sequential tests; see the module. Its alarms are anomalies; which were drifts, shows later.
+    """Detector by HTM and sequential tests; see the module.
 
-    every: about how many values lie between false anomalies. hold: values of an event. columns, cells, segments,
-    regions: the HTM's size. A `reference` is not used: what is normal is learnt in sequence, from the stream. After
-    each value, `decision` is "anomaly", "drift" or None.
+    every: about how many values lie between false alarms. hold: values of an event, in which there is no other alarm.
+    columns, cells, segments, regions: the HTM's size. reference: calibrates the test of the level; what is normal in
+    sequence is learnt from the stream. After each value, `decision` is "anomaly", "drift" or None: an alarm is one of
+    them, and whether an anomaly lasts, and so was a drift, shows within `hold` values.
     """
 
     name = "htm_sprt"
@@ -225,38 +249,63 @@ class HtmSprt:
         reference: NDArray[np.float64] | None = None,
     ) -> None:
         self._score = HtmScore(columns=columns, cells=cells, segments=segments, regions=regions)
-        self._test = ScoreTest(every=every, hold=hold)
+        self._test = ScoreTest(every=apart(every, 2), hold=hold)
+        self._level = LevelTest(every=apart(every, 2), reference=reference)
         self.decision: str | None = None
 
     def reset(self) -> None:
         """Forget everything."""
         self._score.reset()
         self._test.reset()
+        self._level.reset()
         self.decision = None
 
     def update(self, value: float) -> Finding:
         """Take one value: a few tenths of a millisecond at 2,048 x 32."""
-        self.decision = None
-        raw = self._score.update(None, value) if -HUGE < value < HUGE else None
+        if not -HUGE < value < HUGE:
+            self.decision = None
+            return Finding(False, self._evidence(), self._test.threshold, None)
+        return self.decide(self._score.update(None, value), value)
+
+    def decide(self, raw: float | None, value: float) -> Finding:
+        """Take one finite value whose raw anomaly score is `raw`; None: not known yet."""
         test = self._test
-        if raw is None:
-            evidence = test.evidence if test.watching else 0.0
-            return Finding(False, evidence, test.threshold, None)
-        anomaly, drift = test.update(raw)
-        self.decision = "anomaly" if anomaly else "drift" if drift else None
-        evidence = test.evidence if test.watching or anomaly else 0.0
-        return Finding(anomaly, evidence, test.threshold, test.onset if anomaly else None)
+        watched = test.watching
+        anomaly, drift = (False, False) if raw is None else test.update(raw)
+        level = self._level.update(value)
+        moved = level is not None and level.alarm
+        self.decision = "anomaly" if anomaly else "drift" if drift or moved else None
+        if anomaly:
+            return Finding(True, test.evidence, test.threshold, test.onset)
+        if moved and watched and level is not None:
+            test.begin()
+            return Finding(True, level.statistic / level.threshold * test.threshold, test.threshold, level.onset)
+        evidence = self._evidence()
+        if test.watching and level is not None:
+            # Of the two, whichever stands nearer to its threshold.
+            evidence = max(evidence, level.statistic / level.threshold * test.threshold)
+        return Finding(False, min(evidence, math.nextafter(test.threshold, 0.0)), test.threshold, None)
+
+    def _evidence(self) -> float:
+        return self._test.evidence if self._test.watching else 0.0
 
     def state(self) -> State:
         """All of the memory."""
-        return {"detector": self.name, "version": 1, "score": self._score.state(), "test": self._test.state()}
+        return {
+            "detector": self.name,
+            "version": 2,
+            "score": self._score.state(),
+            "test": self._test.state(),
+            "level": self._level.state(),
+        }
 
     def restore(self, state: State) -> None:
         """Continue exactly from `state`. Raises ValueError where it is of another detector, version or size."""
-        if state.get("detector") != self.name or state.get("version") != 1:
+        if state.get("detector") != self.name or state.get("version") != 2:
             raise ValueError(f"this state is not of {self.name}; reset the detector")
         self._score.restore(state["score"])
         self._test.restore(state["test"])
+        self._level.restore(state["level"])
         self.decision = None
 
 

@@ -65,6 +65,9 @@ WILD = 8.0
 BETTER = 0.9
 """Share of the squared errors of the cycle that is known, below which another is better."""
 
+FINEST = 256
+"""Values of a cycle that are kept apart while it is learnt: of longer ones, means of equal parts."""
+
 ROUNDING = 1e-12
 """The least deviation, as a share of the largest value."""
 
@@ -120,18 +123,18 @@ class Trial:
     """Another cycle, tried beside the one that is known."""
 
     cycle: Cycle
-    left: int
-    """Values until it is judged."""
+    until: int
+    """Time at which it is judged."""
     known: float = 0.0
     other: float = 0.0
     """Squared errors in the second half, of the one that is known and of the other."""
 
     def state(self) -> State:
-        return {"cycle": self.cycle.state(), "left": self.left, "known": self.known, "other": self.other}
+        return {"cycle": self.cycle.state(), "until": self.until, "known": self.known, "other": self.other}
 
     @classmethod
     def of(cls, state: State) -> Trial:
-        return cls(Cycle.of(state["cycle"]), int(state["left"]), float(state["known"]), float(state["other"]))
+        return cls(Cycle.of(state["cycle"]), int(state["until"]), float(state["known"]), float(state["other"]))
 
 
 class Seasonal:
@@ -152,14 +155,18 @@ class Seasonal:
     ) -> None:
         self._periods = tuple(sorted(periods))
         self._longest = self._periods[-1]
-        self._least = needed(self._periods)
+        least = needed(self._periods)
+        self._width = max(int(self._longest // FINEST), 1)
         self._time = 0
         self._learning: list[float | None] = []
+        """Means of `_width` values each, from time 0 on."""
+        self._sum, self._summed = 0.0, 0
+        """Of the mean that is under way."""
         self._cycle: Cycle | None = None
         self._trial: Trial | None = None
         if reference is not None:
             reference = np.where(np.abs(reference) < HUGE, reference, np.nan)
-        if reference is not None and np.isfinite(reference).sum() >= self._least:
+        if reference is not None and np.isfinite(reference).sum() >= least:
             rest, cycle = residuals(reference, self._periods)
             self._detector = make(rest)
             if follows:
@@ -179,13 +186,14 @@ class Seasonal:
         """Take one value, or let the time of one go by."""
         now = self._time
         self._time += 1
-        if not -HUGE < value < HUGE:
-            if self._learning:
-                self._learning.append(None)
-            return self._detector.update(math.nan)
+        finite = -HUGE < value < HUGE
         if self._cycle is None:
-            self._learning.append(value)
-            self._learn(now)
+            if finite:
+                self._sum += value
+                self._summed += 1
+            if self._time % self._width == 0:
+                self._learn()
+        if self._cycle is None or not finite:
             return self._detector.update(math.nan)
         rest, error = self._cycle.take(value, now, self._longest, learn=self._trial is None)
         if self._trial is not None:
@@ -195,30 +203,31 @@ class Seasonal:
             self._cycle.levelled = 0.0
             if self._trial is None:
                 other = replace(self._cycle, count=0.5 * self._longest)
-                self._trial = Trial(other, math.ceil(2 * self._longest))
+                self._trial = Trial(other, now + math.ceil(2 * self._longest))
             self._trial.cycle.levelled = 0.0
         return finding
 
     def _try(self, trial: Trial, value: float, now: int, error: float) -> None:
         _, other = trial.cycle.take(value, now, self._longest, learn=True)
-        if trial.left <= self._longest:
+        if now + self._longest >= trial.until:
             trial.known += error * error
             trial.other += other * other
-        trial.left -= 1
-        if trial.left == 0:
+        if now >= trial.until:
             if trial.other < BETTER * trial.known:
                 self._cycle = trial.cycle
             self._trial = None
 
-    def _learn(self, now: int) -> None:
-        """Take the cycle from the stream, once three quarters of the values are there."""
-        if len(self._learning) < self._least:
+    def _learn(self) -> None:
+        """Take a mean; where the last cycles hold enough of them, take the cycle from those, from the next value on."""
+        self._learning.append(self._sum / self._summed if self._summed else None)
+        self._sum, self._summed = 0.0, 0
+        most = math.ceil(4 * needed(self._periods) / self._width)
+        del self._learning[:-most]
+        kept = len(self._learning)
+        if kept * self._width < needed(self._periods) or sum(v is not None for v in self._learning) < ENOUGH:
             return
         values = np.array(self._learning, np.float64)  # None is NaN
-        if np.isfinite(values).sum() < 0.75 * self._least and len(values) < 4 * self._least:
-            return
-        calm = tamed(values, self._longest)
-        self._cycle = cycle_of(calm, lines_of(calm, self._periods), self._longest, now + 1 - len(values))
+        self._cycle = cycle_in(values, self._periods, self._width, self._time - kept * self._width)
         self._learning = []
 
     def state(self) -> State:
@@ -229,6 +238,8 @@ class Seasonal:
             "periods": list(self._periods),
             "time": self._time,
             "learning": list(self._learning),
+            "sum": self._sum,
+            "summed": self._summed,
             "cycle": None if self._cycle is None else self._cycle.state(),
             "trial": None if self._trial is None else self._trial.state(),
             "rest": self._detector.state(),
@@ -242,6 +253,7 @@ class Seasonal:
         self._detector.restore(state["rest"])
         self._time = int(state["time"])
         self._learning = [None if v is None else float(v) for v in state["learning"]]
+        self._sum, self._summed = float(state["sum"]), int(state["summed"])
         self._cycle = None if state["cycle"] is None else Cycle.of(state["cycle"])
         self._trial = None if state["trial"] is None else Trial.of(state["trial"])
 
@@ -257,45 +269,72 @@ def residuals(values: Array, periods: Sequence[float]) -> tuple[Array, Cycle]:
     Each cycle's by a fit of the others, and of such a deviation as if the cycle were known.
     """
     longest = max(periods)
-    calm = tamed(values, longest)
-    lines = lines_of(calm, periods)
-    times = np.arange(values.size)
-    cycles = np.minimum(times // longest, values.size // longest - 1)
+    known = cycle_in(values, periods, 1, 0)
+    lines, calm = known.lines, tamed(values, longest)
+    times = np.arange(values.size, dtype=np.float64)
+    cycle = np.minimum(times // longest, values.size // longest - 1)
+    parts = [np.flatnonzero(cycle == c) for c in np.unique(cycle)]
+    sums = [_sums(times[part], calm[part] - known.level, lines) for part in parts]
+    squares = np.sum([square for square, _, _ in sums], axis=0)
+    products = np.sum([product for _, product, _ in sums], axis=0)
+    finite = int(np.isfinite(calm).sum())
     rest = np.empty(values.size)
-    for cycle in np.unique(cycles):
-        inside = cycles == cycle
-        others = np.where(inside, np.nan, calm)
-        level, weights, _ = fitted(times, others, lines)
-        error = values[inside] - cycle_at(times[inside], lines, weights)
-        rest[inside] = level + (error - level) / math.sqrt(1 + 2 * lines.size / max(np.isfinite(others).sum(), 1))
-    return rest[np.isfinite(rest)], cycle_of(calm, lines, longest, 0)
+    for part, (square, product, count) in zip(parts, sums, strict=True):
+        found = _solved(squares - square, products - product)
+        error = values[part] - known.level - _design(times[part], lines) @ found
+        rest[part] = known.level + found[0] + error / math.sqrt(1 + 2 * lines.size / max(finite - count, 1))
+    return rest[np.isfinite(rest)], known
 
 
-def cycle_of(values: Array, lines: Array, longest: float, begin: int) -> Cycle:
-    """The cycle in `values [n]`, of which the first came at time `begin`."""
-    level, weights, scale = fitted(begin + np.arange(values.size), values, lines)
-    count = float(np.isfinite(values).sum())
+def _sums(times: Array, values: Array, lines: Array) -> tuple[Array, Array, int]:
+    """Normal equations of `fitted`, and the number of finite values."""
+    finite = np.isfinite(values)
+    design = _design(times[finite], lines)
+    return design.T @ design, design.T @ values[finite], int(finite.sum())
+
+
+def _solved(square: Array, product: Array) -> Array:
+    return np.asarray(np.linalg.lstsq(square, product, rcond=1e-9)[0])
+
+
+def _design(times: Array, lines: Array) -> Array:
+    """`[n, 1 + 2K]`: 1, cosines, sines."""
+    angles = 2 * np.pi * (times[:, None] * lines % 1.0)
+    return np.hstack([np.ones((times.size, 1)), np.cos(angles), np.sin(angles)])
+
+
+def cycle_in(values: Array, periods: Sequence[float], width: int, begin: int) -> Cycle:
+    """The cycle in `values [n]`, which are means of `width` values each, of which the first came at time `begin`."""
+    longest = max(periods)
+    calm = tamed(values, longest / width)
+    lines = lines_of(calm, [period / width for period in periods]) / width
+    times = begin + width * np.arange(values.size, dtype=np.float64) + (width - 1) / 2
+    level, weights, scale = fitted(times, calm, lines)
+    # A mean sees less of a fast harmonic than a value does, and the noise of means is less.
+    weights = weights / np.sinc(lines * width) if width > 1 else weights
+    count = float(np.isfinite(calm).sum()) * width
+    scale *= math.sqrt(width)
     return Cycle(lines, weights, level, scale, min(count, MEMORY * longest), min(count, longest))
 
 
-def cycle_at(times: NDArray[np.int64], lines: Array, weights: NDArray[np.complex128]) -> Array:
+def cycle_at(times: Array, lines: Array, weights: NDArray[np.complex128]) -> Array:
     """The cycle at `times [n]`."""
     return np.asarray((np.exp(2j * np.pi * (times[:, None] * lines % 1.0)) * weights).real.sum(axis=1))
 
 
-def fitted(times: NDArray[np.int64], values: Array, lines: Array) -> tuple[float, NDArray[np.complex128], float]:
+def fitted(times: Array, values: Array, lines: Array) -> tuple[float, NDArray[np.complex128], float]:
     """Level, weights `[K]` of the frequencies `lines [K]`, and deviation of the rest, of `values [n]` at `times [n]`.
 
     Least squares over what is finite.
     """
     finite = np.isfinite(values)
     given = values[finite]
-    angles = 2 * np.pi * (times[finite, None] * lines % 1.0)
-    design = np.hstack([np.ones((given.size, 1)), np.cos(angles), np.sin(angles)])
-    found = np.linalg.lstsq(design, given, rcond=None)[0]
+    middle = float(given.mean())  # lest squares of a large level take what digits there are
+    found = _solved(*_sums(times, values - middle, lines)[:2])
+    rest = given - middle - _design(times[finite], lines) @ found
     # Never 0, lest nothing ever join the estimate.
-    scale = max(winsorised(given - design @ found)[1], ROUNDING * float(np.abs(given).max()), 1e-300)
-    return float(found[0]), found[1 : 1 + lines.size] - 1j * found[1 + lines.size :], scale
+    scale = max(winsorised(rest)[1], ROUNDING * float(np.abs(given).max()), 1e-300)
+    return middle + float(found[0]), found[1 : 1 + lines.size] - 1j * found[1 + lines.size :], scale
 
 
 def tamed(values: Array, period: float) -> Array:
@@ -324,7 +363,7 @@ def lines_of(values: Array, periods: Sequence[float], level: float = LEVEL) -> A
     """
     harmonics = np.array([k / period for period in periods for k in range(1, HARMONICS + 1) if 2 * k < period])
     candidates = harmonics[np.unique(np.round(harmonics, 12), return_index=True)[1]]  # a week's seventh is its day's
-    times = np.arange(values.size)
+    times = np.arange(values.size, dtype=np.float64)
     finite = np.isfinite(values)
     whole = int(values.size // max(periods) * max(periods))
     places = np.rint(candidates * whole).astype(np.int64)
@@ -336,7 +375,9 @@ def lines_of(values: Array, periods: Sequence[float], level: float = LEVEL) -> A
         filled = np.interp(times, times[finite], rest[finite])[-whole:]
         power = np.abs(np.fft.rfft(filled - filled.mean())) ** 2
         for i, place in enumerate(places):
-            near = noise[np.argsort(np.abs(noise - place), kind="stable")[:BESIDE]]
+            right = np.searchsorted(noise, place)
+            near = noise[max(right - BESIDE, 0) : right + BESIDE]
+            near = near[np.argsort(np.abs(near - place), kind="stable")[:BESIDE]]
             usual = float(power[near].mean()) if near.size else math.inf
             if not chosen[i] and power[place] > usual * fdtri(2, 2 * max(near.size, 1), 1 - level):
                 chosen[i], strength[i] = True, power[place]
@@ -359,7 +400,7 @@ def period_of(values: Array) -> int | None:
     finite = np.isfinite(values)
     if finite.sum() < ENOUGH:
         return None
-    times = np.arange(values.size)
+    times = np.arange(values.size, dtype=np.float64)
     filled = np.interp(times, times[finite], values[finite])
     filled -= np.polyval(np.polyfit(times, filled, 1), times)
     spectrum = np.fft.rfft(filled, 2 * filled.size)

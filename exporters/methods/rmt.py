@@ -46,6 +46,7 @@ from trimtab.exporters.steps.gradient import gradient
 from trimtab.exporters.steps.losses import entropy, symmetric
 from trimtab.exporters.steps.method import Hyper, Method, Metrics, Need, State
 from trimtab.exporters.steps.model import Inputs, Model
+from trimtab.exporters.steps.optimisers import Optimiser
 from trimtab.exporters.steps.replay import drawn
 from trimtab.exporters.steps.teacher import SMOOTHING, followed
 
@@ -54,8 +55,8 @@ PROJECTION = "projection."
 
 
 def init_state(model: Model, replays: bool) -> State:
-    projection = contrast.projection(model.source("prototypes.mean").shape[1])
-    begun = {"theta": projection, **model.optimiser.start(projection)}
+    projection = contrast.projection(_features(model))
+    begun = {"theta": projection, **_of_projection(model).start(projection)}
     warm = ("theta", "teacher", *model.optimiser.start(model.theta))
     place = torch.zeros((), dtype=torch.int64)
     return {
@@ -93,11 +94,19 @@ def step(
         replayed, labels, new["replayed"] = drawn(model, inputs, state["replayed"])
     g, (y, consistency, contrastive) = gradient(loss, torch.cat([ours["theta"], projection["theta"]]))
     g, g_projection = torch.split(g, sizes)
-    moved = model.optimiser.update(projection, g_projection, hyper)
+    moved = _of_projection(model).update(projection, g_projection, hyper)
     new |= model.optimiser.update(ours, g, hyper) | {f"{PROJECTION}{name}": value for name, value in moved.items()}
     new["teacher"] = followed(state["teacher"], new["theta"], hyper["smoothing"])
     both = y + theirs
     return new, both, {"entropy": entropy(both).mean(), "consistency": consistency, "contrast": contrastive}
+
+
+def _features(model: Model) -> int:
+    return model.source("prototypes.mean").shape[1]
+
+
+def _of_projection(model: Model) -> Optimiser:
+    return model.optimiser.of(contrast.shapes(_features(model)))
 
 
 def _method(name: str, does: str, replays: bool) -> Method:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -34,21 +35,27 @@ def nearest(features: Tensor, mean: Tensor, seen: Tensor) -> Tensor:
     return mean.index_select(0, best)
 
 
+def shapes(features: int) -> list[tuple[int, ...]]:
+    """Of the weights and biases, in turn, of a perceptron of `features` -> SIZE -> SIZE."""
+    return [(SIZE, features), (SIZE,), (SIZE, SIZE), (SIZE,)]
+
+
 def projection(features: int) -> Tensor:
-    """First values of a perceptron of F -> SIZE -> SIZE as one vector: weights and biases of two layers, each
-    uniform within 1 / sqrt(its inputs), as PyTorch begins linear layers."""
+    """First values of that perceptron as one vector, each uniform within 1 / sqrt(its layer's inputs), as PyTorch
+    begins linear layers."""
     generator = torch.Generator().manual_seed(0)
-    bounds = [(size, features**-0.5) for size in (SIZE * features, SIZE)]
-    bounds += [(size, SIZE**-0.5) for size in (SIZE * SIZE, SIZE)]
-    return torch.cat([(2.0 * torch.rand(size, generator=generator) - 1.0) * bound for size, bound in bounds])
+    bounds = [features**-0.5] * 2 + [SIZE**-0.5] * 2
+    drawn = [2.0 * torch.rand(prod(shape), generator=generator) - 1.0 for shape in shapes(features)]
+    return torch.cat([value * bound for value, bound in zip(drawn, bounds, strict=True)])
 
 
 def projected(values: Tensor, features: Tensor) -> Tensor:
     """`features [N, F]` through the perceptron of those values, made unit-length: `[N, SIZE]`."""
-    size = features.shape[1]
-    first, first_bias, second, second_bias = torch.split(values, [SIZE * size, SIZE, SIZE * SIZE, SIZE])
-    hidden = torch.relu(F.linear(features, first.reshape(SIZE, size), first_bias))
-    return F.normalize(F.linear(hidden, second.reshape(SIZE, SIZE), second_bias), dim=1)
+    wanted = shapes(features.shape[1])
+    pieces = torch.split(values, [prod(shape) for shape in wanted])
+    first, first_bias, second, second_bias = (p.reshape(s) for p, s in zip(pieces, wanted, strict=True))
+    hidden = torch.relu(F.linear(features, first, first_bias))
+    return F.normalize(F.linear(hidden, second, second_bias), dim=1)
 
 
 def contrastive(views: Sequence[Tensor], temperature: Tensor) -> Tensor:

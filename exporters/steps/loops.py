@@ -83,11 +83,8 @@ def repeat(
     """
     rows = rows or {}
     if get_proxy_mode() is None:
-        seen = (
-            {g: {n: v[: int(count)] for n, v in group.items()} for g, group in rows.items()}
-            if count is not None
-            else {}
-        )
+        end = None if count is None else int(count)
+        seen = {g: {n: v[:end] for n, v in group.items()} for g, group in rows.items()}
         now = dict(carried)
         for _ in range(int(times)):
             now = dict(body(now, {**given, **seen}))

@@ -552,6 +552,16 @@ def _scatter(t: Translation, node: Node) -> Any:
     return t.emit("ScatterElements", t.name(node.args[0]), index, new, axis=int(node.args[1]), **more)
 
 
+@lowers("aten.index_put.default")
+def _index_put(t: Translation, node: Node) -> Any:
+    """Values added to rows of the first axis, as the gradient of an embedding is."""
+    indices: Any = node.args[1]
+    if len(indices) != 1 or not argument(node, 3, "accumulate", False):
+        raise t.refusal("puts values at places of several axes, or in place of those there")
+    rows = t.emit("Unsqueeze", t.name(indices[0]), t.constant([rank_of(indices[0])]))
+    return t.emit("ScatterND", t.name(node.args[0]), rows, t.name(node.args[2], dtype_of(node)), reduction="add")
+
+
 @lowers("aten.select_scatter.default")
 def _select_scatter(t: Translation, node: Node) -> Any:
     axis, at = int(argument(node, 2, "dim", 0)), int(argument(node, 3, "index"))

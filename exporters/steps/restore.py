@@ -8,7 +8,7 @@ from torch import Tensor
 
 def unimportant(gradient: Tensor, share: Tensor) -> Tensor:
     """Bool `[Q]`: where the squared gradient, a Fisher information of one batch, is below its quantile `share` over all
-    parameters together (Brahma and Rai 2023, algorithm 1)."""
+    parameters together (Brahma and Rai 2023, algorithm 1). Where more than that share are exactly 0, none is."""
     fisher = gradient * gradient
     return fisher < quantile(fisher, share)
 

@@ -24,7 +24,7 @@ from trimtab.exporters.survey import Batch, labels_of, named
 from trimtab.runtime.errors import ExportError
 
 SAMPLES = 2000
-"""Source samples for the Fisher diagonal, as in EATA."""
+"""Source samples that methods learn from at export: as many as EATA's authors take for the Fisher diagonal."""
 BATCH = 64
 
 

@@ -218,3 +218,22 @@ def test_without_numba_one_sentence_says_what_is_missing(monkeypatch: pytest.Mon
 
     with pytest.raises(ModuleNotFoundError, match=r"^HTM needs numba, which is not installed; install trimtab\[htm\]$"):
         build("htm", every=1000)
+
+
+def test_a_stream_with_more_events_than_asked_gets_a_higher_threshold() -> None:
+    test = ScoreTest(every=1000.0, hold=10)
+    assert test.threshold == pytest.approx(math.log(1000))
+    test.begin()
+    test.begin()
+    test.update(0.1)
+    assert test.threshold == pytest.approx(math.log(1000) + 2 - 1 / 1000)
+    for _ in range(3000):
+        test.update(0.1)
+    assert test.threshold == pytest.approx(math.log(1000)), "one event in `every` records is what is asked"
+    # Scores that burst: far from normal, so that a fixed threshold is reached again and again.
+    rng = np.random.default_rng(6)
+    scores = np.where(np.convolve(rng.random(20000) < 0.004, np.ones(6))[:20000] > 0, 0.9, 0.05)
+    test = ScoreTest(every=20000.0, hold=100)
+    alarms = [i for i, score in enumerate(scores) if test.update(float(score))[0]]
+    assert sum(i < 5000 for i in alarms) >= sum(i >= 15000 for i in alarms)
+    assert len(alarms) <= 40

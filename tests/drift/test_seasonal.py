@@ -68,7 +68,7 @@ def test_residuals_are_white_and_of_the_noises_deviation() -> None:
 
 
 def test_a_fit_is_that_of_the_cycle() -> None:
-    _, weights, scale = fitted(np.arange(4800), daily(4800, 4) + 7.0, np.array([1.0, 3.0]) / DAY)
+    _, weights, scale = fitted(np.arange(4800.0), daily(4800, 4) + 7.0, np.array([1.0, 3.0]) / DAY)
     assert weights == pytest.approx(np.array([-4j, -2.0]), abs=0.1)
     assert scale == pytest.approx(1.0, abs=0.05)
 
@@ -101,6 +101,21 @@ def test_two_periods_at_once() -> None:
     assert np.unique(np.round(both, 9)).size == both.size
     assert set(week.round(9)) <= set(both.round(9))
     assert np.any(np.isclose(both, 1 / 24))
+
+
+def test_a_long_cycle_is_learnt_in_parts_and_stays_small() -> None:
+    """A day of 2,880 values, in parts of eleven; nothing but the first harmonic and the 64th, ten minutes long."""
+    times = np.arange(4 * 2880)
+    cycle = 3 * np.sin(2 * np.pi * times / 2880) + 2 * np.cos(2 * np.pi * times * 64 / 2880)
+    values = cycle + np.random.default_rng(20).standard_normal(times.size)
+    detector = build("sprt", every=10_000, options={"season": 2880})
+    assert not alarms(detector, values[:5000])
+    assert len(json.dumps(detector.state())) < 15_000
+    assert len(alarms(detector, values[5000:])) <= 2
+    known = detector.state()["cycle"]
+    found = dict(zip(np.round(np.array(known["lines"]) * 2880).tolist(), known["weights"], strict=True))
+    assert found[1.0] == pytest.approx([0.0, -3.0], abs=0.15)
+    assert found[64.0] == pytest.approx([2.0, 0.0], abs=0.15)
 
 
 def test_values_that_are_missing_count_as_time() -> None:

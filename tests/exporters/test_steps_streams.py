@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import trimtab.adapters
 from tests.exporters.oracles import literal, streams
 from trimtab.adapters.steps import StepAdapter
 from trimtab.exporters import export
+from trimtab.exporters.methods import note, rotta
+from trimtab.exporters.steps import chance, memory
 
 torch.set_num_threads(1)
 
@@ -70,7 +75,7 @@ def follow(adapter: StepAdapter, oracle: Any, xs: list[np.ndarray]) -> None:
     for x in xs:
         y, wanted = adapter.step(x), oracle.step(torch.from_numpy(x).double())
         np.testing.assert_allclose(y, wanted.numpy(), rtol=1e-3, atol=1e-3)
-        state, items = adapter.state(), oracle.items()
+        state, items = adapter.state(), oracle.memory.items()
         kept = state["kept.kind"] >= 0
         assert state["kept.kind"][kept].tolist() == [item.kind for item in items]
         np.testing.assert_allclose(state["sample.x"][kept], torch.stack([i.x for i in items]).numpy(), rtol=1e-5)
@@ -85,6 +90,36 @@ def running(model: nn.Module) -> np.ndarray:
     return np.stack([torch.cat([n.mean for n in norms]).numpy(), torch.cat([n.var for n in norms]).numpy()])
 
 
+@given(st.sampled_from([2, 5, 40, 100]), st.integers(1, 8), st.integers(0, 2**31))
+@settings(max_examples=15, deadline=None)
+def test_memories_hold_what_the_papers_say(classes: int, run: int, seed: int) -> None:
+    """Over 300 samples whose classes come in runs, few classes or more than there are places."""
+    rng = np.random.default_rng(seed)
+    kinds = np.repeat(rng.integers(0, classes, 300 // run + 1), run)[:300]
+    doubts = rng.uniform(0, np.log(classes), 300)
+    numbers = torch.arange(1, 301)
+    facts = [
+        {"kind": torch.from_numpy(kinds), "doubt": torch.from_numpy(doubts / np.log(classes))},
+        {"kind": torch.from_numpy(kinds), "chance": chance.each(numbers, 0), "choice": chance.each(numbers, 1)},
+    ]
+    hyper = {"timeliness": torch.tensor(1.0), "uncertainty": torch.tensor(1.0)}
+    free = torch.full((64,), memory.FREE)
+    ages = {"age": torch.zeros(64, dtype=torch.float64), "doubt": torch.zeros(64, dtype=torch.float64)}
+    start = [{"kind": free, **ages}, {"kind": free, "seen": torch.zeros(classes)}]
+    adds = [partial(rotta._add, 64 / classes), note._add]
+    for add, kept, each, oracle in zip(
+        adds, start, facts, (streams.Balanced(classes), streams.Reservoir(classes)), strict=True
+    ):
+        place = torch.full((64,), -1)
+        for n in range(300):
+            kept, taken = add(kept, {name: value[n : n + 1] for name, value in each.items()}, hyper)
+            place = torch.where(taken, n, place)
+            oracle.add(streams.Item(torch.tensor(n), int(kinds[n]), float(doubts[n])))
+        held = oracle.items()
+        assert place[: len(held)].tolist() == [int(item.x) for item in held]
+        assert (place[len(held) :] == -1).all()
+
+
 SIZES = pytest.mark.parametrize(("size", "steps"), [(1, 150), (5, 60), (16, 30), (64, 8), (100, 6)])
 
 
@@ -95,7 +130,7 @@ def test_rotta(case: Any, size: int, steps: int, correlated: bool) -> None:
     adapter = trimtab.adapters.load(path, "rotta", lr=0.01, alpha=0.2, nu=0.1, threads=1)
     oracle = streams.Rotta(model, CLASSES, 0.01, 0.2, 0.1)
     follow(adapter, oracle, stream(model, size, steps, correlated))
-    state, items = adapter.state(), oracle.items()
+    state, items = adapter.state(), oracle.memory.items()
     kept = state["kept.kind"] >= 0
     assert state["kept.age"][kept].tolist() == [item.age for item in items]
     np.testing.assert_allclose(state["kept.doubt"][kept] * np.log(CLASSES), [i.doubt for i in items], atol=1e-4)
@@ -103,7 +138,7 @@ def test_rotta(case: Any, size: int, steps: int, correlated: bool) -> None:
     np.testing.assert_allclose(state["statistics"], running(oracle.student), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(state["teacher_statistics"], running(oracle.teacher), rtol=1e-3, atol=1e-4)
     assert adapter.metrics["rounds"] == size * steps // 64
-    assert size == 1 or all(oracle.fates.values()), oracle.fates
+    assert size == 1 or all(oracle.memory.fates.values()), oracle.memory.fates
 
 
 @SIZES
@@ -115,8 +150,8 @@ def test_note(case: Any, size: int, steps: int, correlated: bool) -> None:
     follow(adapter, oracle, stream(model, size, steps, correlated))
     state = adapter.state()
     np.testing.assert_allclose(state["statistics"], running(oracle.model), rtol=1e-3, atol=1e-4)
-    assert state["kept.seen"].tolist() == oracle.seen_of
-    assert all(oracle.fates.values()), oracle.fates
+    assert state["kept.seen"].tolist() == oracle.memory.seen_of
+    assert all(oracle.memory.fates.values()), oracle.memory.fates
 
 
 @pytest.mark.parametrize("method", ["rotta", "note"])

@@ -19,8 +19,9 @@ from tests.exporters.test_steps import MEAN, STD, Residual, batches, compare, dr
 from trimtab.adapters.steps import StepAdapter
 from trimtab.exporters import MethodChoice, export
 from trimtab.exporters.inputs import describe_inputs
-from trimtab.exporters.steps.contrast import nearest
+from trimtab.exporters.steps.contrast import nearest, projection, shapes
 from trimtab.exporters.steps.model import build
+from trimtab.exporters.steps.optimisers import OPTIMISERS
 from trimtab.exporters.steps.restore import quantile
 from trimtab.exporters.steps.source import Sample
 from trimtab.exporters.steps.source import labelled as labelled_batches
@@ -174,6 +175,16 @@ def test_what_the_source_lacks_is_said(tmp_path: Path) -> None:
     model = drawn(Residual)
     with pytest.raises(ExportError, match="method rmt: the source holds less than two samples"):
         exported(model, [(SOURCE[0][:1], None)], tmp_path, ["rmt"])
+
+
+def test_the_projection_is_learnt_by_its_own_shapes() -> None:
+    """Muon takes matrices apart from vectors; the model's are others than the projection's."""
+    values, optimiser = projection(4), OPTIMISERS["muon"].of([(3, 2), (7,)]).of(shapes(4))
+    state = {"theta": values, **optimiser.start(values)}
+    rates = {"lr": torch.tensor(0.1), "momentum": torch.tensor(0.9), "vector_lr": torch.tensor(0.1)}
+    moved = optimiser.update(state, torch.ones_like(values), rates)
+    assert moved["theta"].shape == values.shape
+    assert {name: v.shape for name, v in moved.items()} == {name: v.shape for name, v in state.items()}
 
 
 @settings(max_examples=50, deadline=None)

@@ -95,6 +95,75 @@ class Item:
     place: int = -1
 
 
+class Balanced:
+    """RoTTA's memory: by class and time. Each new sample may take the place of an old one."""
+
+    def __init__(self, classes: int) -> None:
+        self.of: list[list[Item]] = [[] for _ in range(classes)]
+        self.fates = {"added": 0, "replaced": 0, "left out": 0}
+
+    def items(self) -> list[Item]:
+        return sorted((item for own in self.of for item in own), key=lambda item: item.place)
+
+    def _score(self, item: Item) -> float:
+        return 1 / (1 + math.exp(-item.age / CAPACITY)) + item.doubt / math.log(len(self.of))
+
+    def add(self, new: Item) -> None:
+        self.fates[self._remove_for(new)] += 1
+        if new.place >= 0:
+            self.of[new.kind].append(new)
+        for item in self.items():
+            item.age += 1
+
+    def _remove_for(self, new: Item) -> str:
+        rivals, count = self.of[new.kind], len(self.items())
+        if len(rivals) < CAPACITY / len(self.of):
+            if count < CAPACITY:
+                new.place = count
+                return "added"
+            most = max(len(own) for own in self.of)
+            rivals = [item for own in self.of if len(own) == most for item in own]
+        worst = max(rivals, key=self._score)
+        if self._score(worst) <= self._score(new):
+            return "left out"
+        self.of[worst.kind] = [item for item in self.of[worst.kind] if item is not worst]
+        new.place = worst.place
+        return "replaced"
+
+
+class Reservoir:
+    """NOTE's memory: balanced by class, else each sample that has come is as likely in it."""
+
+    def __init__(self, classes: int) -> None:
+        self.held: list[Item] = []
+        self.seen_of = [0] * classes
+        self.fates = {"added": 0, "replaced": 0, "left out": 0}
+
+    def items(self) -> list[Item]:
+        return self.held
+
+    def add(self, new: Item) -> None:
+        self.seen_of[new.kind] += 1
+        self.fates[self._put(new)] += 1
+
+    def _put(self, new: Item) -> str:
+        if len(self.held) < CAPACITY:
+            self.held.append(new)
+            return "added"
+        chance, choice = (float(draws(1, sum(self.seen_of), purpose)[0]) for purpose in (0, 1))
+        kinds = [item.kind for item in self.held]
+        counts = {kind: kinds.count(kind) for kind in kinds}
+        largest = [kind for kind, count in counts.items() if count == max(counts.values())]
+        if new.kind not in largest:
+            places = [n for n, kind in enumerate(kinds) if kind in largest]
+        elif chance <= counts[new.kind] / self.seen_of[new.kind]:
+            places = [n for n, kind in enumerate(kinds) if kind == new.kind]
+        else:
+            return "left out"
+        self.held[places[int(choice * len(places))]] = new
+        return "replaced"
+
+
 class Rotta:
     """Yuan et al. 2023, with torch's Adam."""
 
@@ -102,9 +171,8 @@ class Rotta:
         self.student, self.parameters = with_norms(model, Robust, alpha)
         self.teacher, self.averages = with_norms(model, Robust, alpha)
         self.optimiser = torch.optim.Adam(self.parameters, lr=lr)
-        self.memory: list[list[Item]] = [[] for _ in range(classes)]
+        self.memory = Balanced(classes)
         self.nu, self.seen = nu, 0
-        self.fates = {"added": 0, "replaced": 0, "left out": 0}
 
     def step(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -112,50 +180,21 @@ class Rotta:
         p = y.softmax(1)
         doubts = -(p * torch.log(p + 1e-6)).sum(1)
         for sample, kind, doubt in zip(x, p.argmax(1).tolist(), doubts.tolist(), strict=True):
-            self._add(Item(sample, kind, doubt))
+            self.memory.add(Item(sample, kind, doubt))
             self.seen += 1
             if self.seen % CAPACITY == 0:
-                self._learn()
+                self._learn(self.memory.items())
         return y
 
-    def items(self) -> list[Item]:
-        """In memory, by their places: a sample takes that of the one that it replaces."""
-        return sorted((item for own in self.memory for item in own), key=lambda item: item.place)
-
-    def _score(self, item: Item) -> float:
-        return 1 / (1 + math.exp(-item.age / CAPACITY)) + item.doubt / math.log(len(self.memory))
-
-    def _add(self, new: Item) -> None:
-        self.fates[self._remove_for(new)] += 1
-        if new.place >= 0:
-            self.memory[new.kind].append(new)
-        for item in self.items():
-            item.age += 1
-
-    def _remove_for(self, new: Item) -> str:
-        rivals, count = self.memory[new.kind], len(self.items())
-        if len(rivals) < CAPACITY / len(self.memory):
-            if count < CAPACITY:
-                new.place = count
-                return "added"
-            most = max(len(own) for own in self.memory)
-            rivals = [item for own in self.memory if len(own) == most for item in own]
-        worst = max(rivals, key=self._score)
-        if self._score(worst) <= self._score(new):
-            return "left out"
-        self.memory[worst.kind] = [item for item in self.memory[worst.kind] if item is not worst]
-        new.place = worst.place
-        return "replaced"
-
-    def _learn(self) -> None:
+    def _learn(self, items: list[Item]) -> None:
         self.student.train()
         self.teacher.train()
-        x = torch.stack([item.x for item in self.items()])
+        x = torch.stack([item.x for item in items])
         with torch.no_grad():
             target = self.teacher(x)
         y = self.student(augmented(x, self.seen // CAPACITY, 0))
         losses = -(target.softmax(1) * y.log_softmax(1)).sum(1)
-        ages = torch.tensor([item.age / CAPACITY for item in self.items()], dtype=torch.float64)
+        ages = torch.tensor([item.age / CAPACITY for item in items], dtype=torch.float64)
         loss = (losses * torch.exp(-ages) / (1 + torch.exp(-ages))).mean()
         self.optimiser.zero_grad()
         loss.backward()
@@ -173,45 +212,22 @@ class Note:
     def __init__(self, model: nn.Module, classes: int, lr: float, k: float, momentum: float) -> None:
         self.model, self.parameters = with_norms(model, Aware, k, momentum)
         self.optimiser = torch.optim.Adam(self.parameters, lr=lr)
-        self.memory: list[Item] = []
-        self.seen_of = [0] * classes
+        self.memory = Reservoir(classes)
         self.seen = 0
-        self.fates = {"added": 0, "replaced": 0, "left out": 0}
 
     def step(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             y = self.model(x)
         for sample, kind in zip(x, y.argmax(1).tolist(), strict=True):
+            self.memory.add(Item(sample, kind))
             self.seen += 1
-            self.fates[self._add(Item(sample, kind))] += 1
             if self.seen % CAPACITY == 0:
-                self._learn()
+                self._learn(self.memory.items())
         return y
 
-    def items(self) -> list[Item]:
-        return self.memory
-
-    def _add(self, new: Item) -> str:
-        self.seen_of[new.kind] += 1
-        if len(self.memory) < CAPACITY:
-            self.memory.append(new)
-            return "added"
-        chance, choice = (float(draws(1, self.seen, purpose)[0]) for purpose in (0, 1))
-        kinds = [item.kind for item in self.memory]
-        counts = {kind: kinds.count(kind) for kind in kinds}
-        largest = [kind for kind, count in counts.items() if count == max(counts.values())]
-        if new.kind not in largest:
-            places = [n for n, kind in enumerate(kinds) if kind in largest]
-        elif chance <= counts[new.kind] / self.seen_of[new.kind]:
-            places = [n for n, kind in enumerate(kinds) if kind == new.kind]
-        else:
-            return "left out"
-        self.memory[places[int(choice * len(places))]] = new
-        return "replaced"
-
-    def _learn(self) -> None:
+    def _learn(self, items: list[Item]) -> None:
         self.model.train()
-        p = self.model(torch.stack([item.x for item in self.memory])).softmax(1)
+        p = self.model(torch.stack([item.x for item in items])).softmax(1)
         self.optimiser.zero_grad()
         (-p * torch.log(p + 1e-6)).mean().backward()
         self.optimiser.step()
