@@ -9,10 +9,10 @@ evidence speak of those:
 - *sureness*: the mean difference of the two models' confidence on the samples on which they differ (after Guillory et
   al. 2021, "Predicting with Confidence on Unseen Distributions"). Methods that minimise entropy become surer whether
   they are right or not. But where both models predict the same class they are equally right: so the method's log-odds
-  are divided by a temperature, at least 1, with which it is no surer there than the source model. And the mutual
-  information of sample and class, H(mean p) - mean H(p), must not be less than the source model's: whoever predicts one
-  class for all is sure of it, too. It says nothing of a method that only rewrites the outputs: such a method is as sure
-  as its own arithmetic makes it.
+  are divided by a temperature, at least 1, with which it is no surer there than the source model. And neither the
+  mutual information of sample and class, H(mean p) - mean H(p), nor the number of classes predicted may be less than
+  the source model's: whoever predicts one class for all is sure of it, too. Sureness says nothing of a method that only
+  rewrites the outputs: such a method is as sure as its own arithmetic makes it.
 
 In a stream that is persistent the first decides, in one that is not the second, and nothing while that is not sure. It
 is the stream's own, as the source model sees it (a method may make the samples of a batch agree), and remembered for

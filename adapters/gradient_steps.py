@@ -29,7 +29,11 @@ FEWEST = 8
 def is_row(graph: StepGraph, layout: ParameterLayout) -> bool:
     """Whether all that the method changes are parts of the parameter vector."""
     sizes = {p.name: p.size for p in layout}
-    return bool(graph.parts) and all(sizes.get(p.name) == int(np.prod(p.shape)) for p in graph.parts)
+    return (
+        bool(graph.parts)
+        and "theta" in graph.start
+        and all(sizes.get(p.name) == int(np.prod(p.shape)) for p in graph.parts)
+    )
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ ERROR = 0.05
 """Accepted chance that the gain, or the loss, is none."""
 COLLAPSE = 0.5
 """A method that predicts less than this share of the classes that the source model does has collapsed."""
+FEWER = 0.95
+"""A stream that is not persistent holds all classes: one that predicts less than this share of them is not trusted."""
 LONGEST_WAIT = 2**14
 """Samples between two undoings at the most."""
 
@@ -52,10 +54,12 @@ class Guarded:
     """A method and the source model side by side on one stream of batches. Not thread-safe.
 
     adapter: the method. static: the source model, from inputs by name to `y [N, K]`; may be left out where every `step`
-    is given its outputs.
+    is given its outputs. Raises ValueError in regression: what the guard goes by are classes.
     """
 
     def __init__(self, adapter: StepAdapter, static: Callable[[Mapping[str, Array]], Array] | None = None) -> None:
+        if not adapter.classifies:
+            raise ValueError(f"{adapter.name}: the guard judges classes, and this bundle is a regression")
         self.adapter = adapter
         self.trusted = False
         """Whether the outputs of the last step were the method's."""
@@ -153,8 +157,11 @@ class Guarded:
     def _earns(self, found: Finding) -> bool:
         if found.recent < 0:
             return False
-        if found.kind == "sureness" and (found.spread < 0 or not self.adapter.parts):
-            return False  # what changes nothing in the model is sure by its own doing
+        if found.kind == "sureness":
+            if not self.adapter.parts:
+                return False  # what changes nothing in the model is sure by its own doing
+            if found.spread < 0 or found.classes < FEWER * found.classes_static:
+                return False
         if self.trusted:
             return found.gain > 0
         return found.gain >= MARGIN and found.chance <= ERROR
@@ -190,7 +197,7 @@ def guarded(
 ) -> Guarded:
     """The method of that name in the bundle's folder, under guard, with `hyper` in place of its defaults.
 
-    Raises as `trimtab.adapters.load` does.
+    Raises as `trimtab.adapters.load` does, and ValueError in regression.
     """
     adapter = load(bundle, method, providers=providers, threads=threads, **hyper)
     session = open_session(read_graph(Path(bundle), "serve"), providers, threads)

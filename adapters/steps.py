@@ -53,6 +53,8 @@ class StepGraph:
     graph: bytes
     start: State
     """The state before the first step."""
+    classifies: bool = True
+    """Whether `y` are logits of classes; else values of a regression."""
 
 
 class StepAdapter:
@@ -71,6 +73,7 @@ class StepAdapter:
         """
         self.name = described.name
         self.parts = described.parts
+        self.classifies = described.classifies
         self.hyper = checked(described, hyper)
         self.metrics: dict[str, float] = {}
         """Of the last step."""
@@ -222,6 +225,7 @@ def read(folder: Path, method: str) -> StepGraph:
             hyper={name: Hyperparameter(**h) for name, h in entry["hyper"].items()},
             graph=graph,
             start=state,
+            classifies=manifest["task"] == "classification",
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file}: is no bundle's manifest ({error}); export the bundle again") from None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import trimtab.adapters
 from trimtab.adapters.evidence import LEAST, RUN, Evidence
 from trimtab.adapters.protection import Guarded
+from trimtab.adapters.steps import StepAdapter, read
 
 BATCH = 64
 
@@ -134,6 +135,11 @@ def test_samples_that_are_not_finite_get_nan(waves: Any) -> None:
     assert np.isnan(guarded.step(x[2:3])).all()
     with pytest.raises(ValueError, match="give the source model"):
         Guarded(guarded.adapter).step(x)
+
+
+def test_a_regression_has_no_guard(waves: Any) -> None:
+    with pytest.raises(ValueError, match="judges classes, and this bundle is a regression"):
+        Guarded(StepAdapter(replace(read(waves.path, "tent"), classifies=False), {}, threads=1))
 
 
 def logits(predicted: NDArray[np.int64], sure: float | NDArray[np.float64], classes: int = 4) -> NDArray[np.float32]:

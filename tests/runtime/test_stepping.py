@@ -28,6 +28,7 @@ from trimtab.runtime.payloads import encode
 from trimtab.runtime.pipeline import Pipeline
 from trimtab.runtime.replay import DecisionsFile, replay
 from trimtab.runtime.sessions import Engine
+from trimtab.runtime.tries import configured_methods
 
 BATCH = 32
 ALWAYS = {"policy": "always", "methods": ["tent"], "options": {"tent": {"lr": 0.01, "batch": BATCH}}, "patience": 60.0}
@@ -410,6 +411,12 @@ def test_a_bundle_without_step_graphs_says_so(tiny_bundle: Bundle) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             Box(tiny_bundle, parse_config({"bundle": "b", "adaptation": adaptation}, "test"))
+
+
+def test_always_is_not_for_a_regression(waves: Any, bundle: Bundle) -> None:
+    manifest = bundle.manifest.model_copy(update={"task": "regression", "classes": [], "targets": ["a", "b", "c"]})
+    with pytest.raises(ConfigError, match="judges classes, and the bundle is a regression"):
+        configured_methods(settings(waves, **ALWAYS).adaptation, Bundle(bundle.path, manifest))
 
 
 def test_a_journal_of_an_older_trimtab_is_taken_over(tmp_path: Path, tiny_bundle: Bundle) -> None:
