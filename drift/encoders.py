@@ -57,21 +57,6 @@ class TimeOfDayEncoder:
         return np.sort((centre + np.arange(self.active) - self.active // 2) % self.size)
 
 
-class WeekendEncoder:
-    """Saturday and Sunday against the other days: one half of the bits or the other."""
-
-    def __init__(self, active: int = 21) -> None:
-        if active < 1:
-            raise ValueError(f"active must be at least 1, not {active}")
-        self.size = 2 * active
-        self.active = active
-
-    def encode(self, time: float) -> NDArray[np.int64]:
-        """The active bits of `time`, in seconds since 1970-01-01 (a Thursday) of the local clock."""
-        weekend = int(time // 86400.0) % 7 in (2, 3)
-        return np.arange(self.active) + (self.active if weekend else 0)
-
-
 def _hashed(bucket: int, seed: int) -> int:
     """A number from 0 to 2**64 - 1: the finaliser of splitmix64 (Steele, Lea and Flood 2014)."""
     x = (bucket * 0x9E3779B97F4A7C15 + seed * 0xD1342543DE82EF95) & 0xFFFFFFFFFFFFFFFF

@@ -111,7 +111,7 @@ class Adaptation:
         Gathering starts where nothing is going on; windows that are being gathered go on to be.
         """
         event = self._told_of("real", "errors", detector, finding, None, sequence, now)
-        if not self.calm:
+        if not self.calm and self.state not in ("stable", "suspect"):  # those gather by schedule
             return [event]
         self._gather(self._sequence)
         return [event, *self._enter("drifted", self._sequence, now)]

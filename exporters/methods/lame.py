@@ -48,6 +48,8 @@ def step(model: Model, state: State, inputs: Inputs, hyper: Mapping[str, Tensor]
 
 def neighbours(features: Tensor) -> Tensor:
     """`[N, N]`: 1 where column j is one of the NEIGHBOURS nearest of row i, else 0. With fewer samples, all others."""
+    # Features of one network lie close together: around their mean, |a|^2 + |b|^2 - 2 ab keeps more of its digits.
+    features = features - features.mean(0)
     square = (features * features).sum(1)
     distance = square[:, None] + square[None, :] - 2.0 * features @ features.T
     place = torch.arange(features.shape[0])

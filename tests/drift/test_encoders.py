@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.drift.encoders import ScalarEncoder, TimeOfDayEncoder, WeekendEncoder
+from trimtab.drift.encoders import ScalarEncoder, TimeOfDayEncoder
 
 MONDAY = 4 * 86400.0  # 1970-01-05
 
@@ -49,12 +49,6 @@ def test_the_clock_goes_round() -> None:
     assert shared(late, early) == 20
 
 
-def test_the_weekend_is_saturday_and_sunday() -> None:
-    encoder = WeekendEncoder(3)
-    days = [encoder.encode(MONDAY + day * 86400 + 3600).tolist() for day in range(7)]
-    assert days == [[0, 1, 2]] * 5 + [[3, 4, 5]] * 2
-
-
 def test_settings_out_of_range_are_refused() -> None:
     for resolution in (0.0, -1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match="resolution must be above 0"):
@@ -63,5 +57,3 @@ def test_settings_out_of_range_are_refused() -> None:
         ScalarEncoder(1.0, 0.0, active=400)
     with pytest.raises(ValueError, match="radius from 0 to 24 hours"):
         TimeOfDayEncoder(radius=25.0)
-    with pytest.raises(ValueError, match="active must be at least 1"):
-        WeekendEncoder(0)

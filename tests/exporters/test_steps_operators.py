@@ -169,6 +169,35 @@ def test_norm_primitives_are_a_batch_norm() -> None:
             torch.testing.assert_close(found, value)
 
 
+def test_a_batch_norm_keeps_its_digits_far_from_zero() -> None:
+    """A mean of squares less the square of the mean would have none left of the variance."""
+    torch.manual_seed(0)
+    values = {"x": torch.randn(8, 3, 5) + 5000.0, "weight": torch.rand(3), "bias": torch.rand(3)}
+    g = torch.randn(8, 3, 5)
+
+    def step(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.enable_grad():
+            given = {n: v.detach().clone().requires_grad_() for n, v in values.items()}
+            y = batch_norm(given["x"], given["weight"], given["bias"], 1e-5)[0]
+            grads = torch.autograd.grad((g[: y.shape[0]].to(y.dtype) * y).sum(), list(given.values()))
+        return {"y": y.detach(), **{f"d {n}": d for n, d in zip(given, grads, strict=True)}}
+
+    found, wanted = through_onnx(step, values, nn.Identity(), 4), step({n: v[:4].double() for n, v in values.items()})
+    for key, value in wanted.items():
+        np.testing.assert_allclose(found[key], value.numpy(), rtol=1e-2, atol=1e-3, err_msg=key)
+
+
+def test_an_expanded_value_is_broadcast_or_written_out() -> None:
+    def step(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        x = values["x"]
+        wide = x.mean(1, keepdim=True).expand(x.shape) / 3.0
+        return {"product": -wide * x, "sum": wide.sum(1), "both": wide * (1.0 - wide).exp(), "wider": wide + x[:, None]}
+
+    x = torch.randn(5, 4)
+    for key, value in step({"x": x}).items():
+        np.testing.assert_allclose(through_onnx(step, {"x": x}, nn.Identity(), 5)[key], value.numpy(), rtol=1e-5)
+
+
 class Sampler(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         grid = torch.zeros(x.shape[0], 2, 2, 2)
