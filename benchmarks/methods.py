@@ -69,14 +69,12 @@ def main() -> None:
         else {"runs": [], "costs": [], "refused": {}}
     )
     for data in given.data:
-        methods = list(given.methods)
         for seed in range(given.seeds):
             with tempfile.TemporaryDirectory() as folder:
-                runs, costs, refused = measured(TARGETS[data](seed), methods, Path(folder))
-            methods = [m for m in methods if m not in refused]
+                runs, costs, refused = measured(TARGETS[data](seed), given.methods, Path(folder))
             kept["runs"] = merged(kept["runs"], [{"seed": seed, **r} for r in runs])
             kept["costs"] = merged(kept["costs"], [{"data": data, "seed": seed, **c} for c in costs])
-            kept["refused"] |= {f"{data}, {name}": reason for name, reason in refused.items()}
+            kept["refused"] |= {f"{data}, seed {seed}, {name}": reason for name, reason in refused.items()}
             RUNS.parent.mkdir(parents=True, exist_ok=True)
             RUNS.write_text(json.dumps(kept), encoding="utf-8")
             print(f"{data}, seed {seed}: {time.perf_counter() - begun:.0f} s", flush=True)
