@@ -27,9 +27,9 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks import report
 from benchmarks.watch import METHODS, Kept, configured
-from trimtab.exporters import export
+from trimtab.exporters import ExportSpec
 from trimtab.runtime.blocks import Block
-from trimtab.runtime.bundle import Bundle, Calibration, load_bundle
+from trimtab.runtime.bundle import Calibration
 from trimtab.runtime.replay import replay
 
 FILE = Path("gas_drift") / "gas_drift_b1-6.npz"
@@ -72,8 +72,8 @@ class Network(nn.Module):
         return logits
 
 
-def trained(seed: int, x: NDArray[np.float32], y: NDArray[np.int64], names: list[str], out: Path) -> Bundle:
-    """Train on `x`, `y` and export."""
+def spec(seed: int, x: NDArray[np.float32], y: NDArray[np.int64], names: list[str]) -> ExportSpec:
+    """Train on `x`, `y`, and say how the result is exported."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     rng = np.random.default_rng(seed)
@@ -91,18 +91,23 @@ def trained(seed: int, x: NDArray[np.float32], y: NDArray[np.int64], names: list
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-    export(
-        network.eval(),
-        torch.from_numpy(x[:4]),
-        [(x, y)],
-        out,
+    return ExportSpec(
+        model=network.eval(),
+        example_inputs=torch.from_numpy(x[:4]),
+        source_batches=[(x, y)],
         name="gas",
         classes=names,
         mean=centre.tolist(),
         std=spread.tolist(),
         calibration=Calibration(gain=True),
     )
-    return load_bundle(out)
+
+
+def in_order(kind: str, batch: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """The streamed samples, batch after batch, each as it stands in the `file` or `mixed`."""
+    rng = np.random.default_rng(seed)
+    parts = [np.flatnonzero(batch == b) for b in STREAMED]
+    return np.concatenate([p if kind == "file" else rng.permutation(p) for p in parts])
 
 
 def blocks(
@@ -122,11 +127,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(given.seeds):
-            bundle = trained(seed, x[known], y[known], names, Path(folder) / str(seed))
-            rng = np.random.default_rng(seed)
+            bundle = spec(seed, x[known], y[known], names).export(Path(folder) / str(seed)).bundle
             for kind in ("file", "mixed"):
-                parts = [np.flatnonzero(batch == b) for b in STREAMED]
-                order = np.concatenate([p if kind == "file" else rng.permutation(p) for p in parts])
+                order = in_order(kind, batch, seed)
                 for name in given.only:
                     kept = Kept()
                     config = configured(bundle, METHODS[name])

@@ -31,7 +31,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from benchmarks import report
 from benchmarks.watch import METHODS, Kept, configured
 from trimtab.drift import reference
-from trimtab.exporters import export
+from trimtab.exporters import ExportSpec
 from trimtab.runtime.blocks import Block
 from trimtab.runtime.bundle import Bundle, Calibration
 from trimtab.runtime.replay import replay
@@ -212,8 +212,8 @@ class Series(nn.Module):
         return y
 
 
-def trained(task: Task, kind: str, seed: int, folder: Path) -> Bundle:
-    """Fit a small model with norms of `kind`, and export it."""
+def spec(task: Task, kind: str, seed: int) -> ExportSpec:
+    """Fit a small model with norms of `kind`, and say how it is exported."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     x, truth = task.fitted
@@ -236,18 +236,17 @@ def trained(task: Task, kind: str, seed: int, folder: Path) -> Bundle:
             optimiser.step()
             schedule.step()
     source, known = task.source
-    return export(
-        model.eval(),
-        torch.from_numpy(source[:4]),
-        [(source, known)],
-        folder,
+    return ExportSpec(
+        model=model.eval(),
+        example_inputs=torch.from_numpy(source[:4]),
+        source_batches=[(source, known)],
         name=kind,
         classes=() if task.regression else [str(k) for k in range(task.classes)],
         targets=["pace", "strength"] if task.regression else (),
         mean=centre.tolist(),
         std=spread.tolist(),
         calibration=task.calibration or Calibration(),
-    ).bundle
+    )
 
 
 # -- streams ----------------------------------------------------------------------------------------------------------
@@ -467,7 +466,7 @@ def main() -> None:
                 key = (name, norm, seed)
                 if key not in made:
                     task = make(seed)
-                    made[key] = task, trained(task, norm, seed, Path(folder) / "-".join(map(str, key)))
+                    made[key] = task, spec(task, norm, seed).export(Path(folder) / "-".join(map(str, key))).bundle
                 task, bundle = made[key]
                 recording = (
                     calm(task, order, seed)
