@@ -14,6 +14,8 @@ NAMES = (
     "detection",
     "bank",
     "nab",
+    "columns",
+    "hybrid",
     "replay",
     "watch",
     "gas",
