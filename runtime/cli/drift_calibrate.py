@@ -10,7 +10,7 @@ import click
 from trimtab.drift.calibration import Calibration
 from trimtab.drift.calibration import calibrate as calibrated
 from trimtab.runtime.calibrations import digest, write
-from trimtab.runtime.cli.key_value import has_season, of_each, periods, season_option
+from trimtab.runtime.cli.key_value import has_season, of_each, of_each_option, periods, season_option
 from trimtab.runtime.errors import ConfigError
 from trimtab.runtime.series import column_of
 
@@ -26,10 +26,7 @@ from trimtab.runtime.series import column_of
     "--every", "rates", type=float, multiple=True, default=(10000.0,), show_default="10000",
     help="Accepted values between false alarms; may be repeated.",
 )  # fmt: skip
-@click.option(
-    "--option", "options", multiple=True, metavar="KEY=VALUE",
-    help="An option of all detectors that have it; DETECTOR.KEY=VALUE: of one.",
-)  # fmt: skip
+@of_each_option
 @season_option
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path),

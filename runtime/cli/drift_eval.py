@@ -20,7 +20,7 @@ from trimtab.drift.evaluation import Labelled, Make, Score
 from trimtab.drift.evaluation import score as score_of
 from trimtab.drift.streams import SHORTEST, STREAMS, draw
 from trimtab.runtime.calibrations import read
-from trimtab.runtime.cli.key_value import has_season, of_each, periods, season_option
+from trimtab.runtime.cli.key_value import has_season, of_each, of_each_option, periods, season_option
 from trimtab.runtime.corpora import corpus
 from trimtab.runtime.errors import ConfigError, RecordingError
 from trimtab.runtime.evaluation_plot import require_drawing
@@ -70,10 +70,7 @@ WIDTHS = (20, 7, 8, 9, 9, 21, 5, 7)
     "--reference", type=click.IntRange(0), default=0, show_default=True,
     help=f"First values of each stream that detectors are calibrated by, not tried on: {ENOUGH} or more, 0 for none.",
 )  # fmt: skip
-@click.option(
-    "--option", "options", multiple=True, metavar="KEY=VALUE",
-    help="An option of all detectors that have it; DETECTOR.KEY=VALUE: of one.",
-)  # fmt: skip
+@of_each_option
 @season_option
 @click.option(
     "--calibration", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",

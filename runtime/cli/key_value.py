@@ -77,3 +77,8 @@ season_option = click.option(
     "--season", "seasons", multiple=True, type=Season(), metavar="VALUES",
     help="Period of a cycle that is no drift, in values (288: a day of one in five minutes); may be repeated.",
 )  # fmt: skip
+of_each_option = click.option(
+    "--option", "options", multiple=True, metavar="KEY=VALUE",
+    help="An option of all detectors that have it; DETECTOR.KEY=VALUE: of one.",
+)  # fmt: skip
+"""For `of_each`."""
