@@ -26,12 +26,17 @@ FEWEST = 8
 """Windows to step on at the least: what fewer have for statistics says nothing."""
 
 
+BEYOND = ("teacher", "statistics", "kept.", "shares.")
+"""Beginnings of the names of what some methods predict by beside theta: a vector would not hold it."""
+
+
 def is_row(graph: StepGraph, layout: ParameterLayout) -> bool:
-    """Whether all that the method changes are parts of the parameter vector."""
+    """Whether all that the method changes, and predicts by, are parts of the parameter vector."""
     sizes = {p.name: p.size for p in layout}
     return (
         bool(graph.parts)
         and "theta" in graph.start
+        and not any(name.startswith(BEYOND) for name in graph.start)
         and all(sizes.get(p.name) == int(np.prod(p.shape)) for p in graph.parts)
     )
 

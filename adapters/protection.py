@@ -33,8 +33,11 @@ ERROR = 0.05
 """Accepted chance that the gain, or the loss, is none."""
 COLLAPSE = 0.5
 """A method that predicts less than this share of the classes that the source model does has collapsed."""
-FEWER = 0.95
-"""A stream that is not persistent holds all classes: one that predicts less than this share of them is not trusted."""
+SPREAD = (0.95, 1.1)
+"""Bounds of the classes that a method predicts, to those that the source model does, within which its sureness counts.
+With fewer it may be sure of too few; with more it may have spread a stream of few classes over all of them. That is
+not to be told from a source model that has collapsed, unless the source model is itself in doubt: less confident, in
+the mean, than half way from chance to certainty."""
 LONGEST_WAIT = 2**14
 """Samples between two undoings at the most."""
 
@@ -86,12 +89,16 @@ class Guarded:
         already. Raises ValueError on wrong shapes.
         """
         named = self.adapter.named(inputs)
-        refused = self.adapter.refused
-        y = self.adapter.step(named)
         if static is None:
             if self._static is None:
                 raise ValueError("give the source model, or its outputs for this batch")
             static = self._static(named)
+        static = np.asarray(static, np.float32)
+        expected = (len(next(iter(named.values()))), self.adapter.outputs)
+        if static.shape != expected:
+            raise ValueError(f"static has the shape {list(static.shape)} where {list(expected)} is needed")
+        refused = self.adapter.refused
+        y = self.adapter.step(named)
         self.method_y, self.static_y = y, static
         whole = np.logical_and(np.isfinite(y).all(axis=1), np.isfinite(static).all(axis=1))
         self._seen += len(y)
@@ -135,8 +142,8 @@ class Guarded:
         own = part("guard.")
         if not {"trusted", "counts"} <= set(own):
             raise ValueError(f"{self.adapter.name}: the state is not that of a guarded method")
-        self._evidence.restore({n.removeprefix("evidence."): v for n, v in own.items() if n.startswith("evidence.")})
         self.adapter.restore(part("method."))
+        self._evidence.restore({n.removeprefix("evidence."): v for n, v in own.items() if n.startswith("evidence.")})
         self.trusted = bool(own["trusted"])
         good = part("good.")
         self._good = self.adapter.state() if self.trusted else {n: v.copy() for n, v in good.items()} or None
@@ -160,7 +167,11 @@ class Guarded:
         if found.kind == "sureness":
             if not self.adapter.parts:
                 return False  # what changes nothing in the model is sure by its own doing
-            if found.spread < 0 or found.classes < FEWER * found.classes_static:
+            low, high = SPREAD
+            doubtful = found.sure_static < 0.5 + 0.5 / self.adapter.outputs
+            if found.spread < 0 or found.classes < low * found.classes_static:
+                return False
+            if found.classes > high * found.classes_static and not doubtful:
                 return False
         if self.trusted:
             return found.gain > 0

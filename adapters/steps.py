@@ -13,6 +13,7 @@ import io
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 State = dict[str, NDArray[Any]]
+SCHEMA = 1
+"""The version of manifests that can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +250,10 @@ def read_graph(folder: Path, which: str) -> bytes:
 def _manifest(folder: Path) -> tuple[Path, Any]:
     file = folder / "manifest.yaml"
     try:
-        return file, yaml.safe_load(file.read_bytes())
+        manifest = yaml.safe_load(file.read_bytes())
+        if isinstance(manifest, dict) and manifest.get("schema_version") != SCHEMA:
+            raise ValueError(f"{file}: schema_version: this trimtab reads version {SCHEMA}; export the bundle again")
+        return file, manifest
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror}); give the folder of a bundle") from None
     except yaml.YAMLError:
@@ -299,7 +305,7 @@ def checked(described: StepGraph, given: Mapping[str, float]) -> dict[str, float
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{described.name} has no hyperparameter {name!r}; it has {', '.join(known) or 'none'}")
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, Real):
             raise ValueError(f"{described.name}: {name} is {value!r}; give a number")
         if not known[name].low <= value <= known[name].high:
             raise ValueError(

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
+from trimtab.drift.baseline import HUGE
 from trimtab.drift.catalogue import ENOUGH, build, checked, describe
 from trimtab.drift.evaluation import alarms
 from trimtab.drift.reference import inflation
@@ -63,7 +64,7 @@ def calibrate(
     """
     settings = checked(name, options or {})
     season = settings.get("season")
-    finite = values[np.isfinite(values)]
+    finite = values[np.abs(values) < HUGE]
     entry = describe(name)
     if takes := unfit(name, values):
         raise ValueError(f"detector {name} takes {takes}")
@@ -100,7 +101,7 @@ def calibrate(
 def unfit(name: str, values: NDArray[np.float64]) -> str | None:
     """What detector `name` takes, where finite `values` are not such; None: they are. Raises ValueError on its name."""
     entry = describe(name)
-    finite = values[np.isfinite(values)]
+    finite = values[np.abs(values) < HUGE]
     if entry.values != "any" and not ((finite >= 0).all() and (entry.values == "0.." or (finite <= 1).all())):
         return f"numbers from 0 {'to 1' if entry.values == '0..1' else 'up'} alone"
     if not entry.binary and np.unique(finite[:1000]).size == 2 == np.unique(finite).size:

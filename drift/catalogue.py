@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.drift.baseline import HUGE
 from trimtab.drift.detector import Detector
 from trimtab.drift.monitor import Monitor
 from trimtab.drift.seasonal import Seasonal
@@ -362,7 +363,7 @@ def build(
 
     def make(recorded: NDArray[np.float64] | None) -> Detector:
         if recorded is not None:
-            recorded = recorded[np.isfinite(recorded)]
+            recorded = recorded[np.abs(recorded) < HUGE]  # neither NaN nor infinity
             if recorded.size < ENOUGH or np.ptp(recorded) == 0:
                 recorded = None
         detector: Detector = maker(every=float(every), reference=recorded, **settings)

@@ -27,8 +27,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
-        # YAML 1.1 reads `yes` and `on` as true, which pydantic would take for 1. (Text stays good for a number with a
-        # fraction: YAML 1.1 reads `1e5` as text.)
+        # Pydantic would take true for 1.
         wanted = cls.model_fields[str(info.field_name)].annotation
         if wanted in (int, float) and isinstance(value, bool):
             raise ValueError(f"is {shown(value)}; give a number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Protocol
@@ -45,6 +46,9 @@ def replay(
     `progress` is called after every block. Returns the seconds that the pipeline took, without reading and waiting.
     Raises what the recording, the configuration or the bundle raise: all of it TrimtabError.
     """
+    if speed is None:  # nobody waits: a step graph's batches are full, too, however slow the recording is
+        patient = config.adaptation.model_copy(update={"patience": math.inf})
+        config = config.model_copy(update={"adaptation": patient})
     clock = SimulatedClock()
     executor = InlineExecutor()
     engine = Engine(bundle, config.sessions, executor, batch=config.batch.size)
@@ -53,11 +57,11 @@ def replay(
     try:
         pipeline = Pipeline(bundle, config, engine, clock, executor)
 
-        def turn(moment: float) -> None:
+        def turn(moment: float, flush: bool = False) -> None:
             nonlocal busy
             clock.advance_to(moment)
             begun = time.perf_counter()
-            step = pipeline.step()
+            step = pipeline.step(flush)
             seconds = time.perf_counter() - begun
             busy += seconds
             for sink in sinks:
@@ -77,7 +81,7 @@ def replay(
             if progress is not None:
                 progress()
         while (due := pipeline.due()) is not None:
-            turn(due)
+            turn(due if math.isfinite(due) else clock.now(), flush=True)
     finally:
         engine.close()
     return busy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,18 @@ class Row(NamedTuple):
     values: list[float]
 
 
+@contextmanager
+def opened(recording: Path) -> Iterator[csv.DictReader[str]]:
+    """Raises RecordingError, also from what is done meanwhile, where it is no CSV file in UTF-8."""
+    try:
+        with recording.open(newline="", encoding="utf-8-sig") as lines:
+            yield csv.DictReader(lines)
+    except UnicodeDecodeError:
+        raise RecordingError(f"{recording} is not a CSV file in UTF-8; save it as one") from None
+    except csv.Error as error:
+        raise RecordingError(f"{recording} is not a CSV file ({error}); save it as one") from None
+
+
 def named(reader: csv.DictReader[str], text: str) -> list[str]:
     """The columns that `text` names, separated by commas; one where a column has this very name, commas and all."""
     names = [part.strip() for part in text.split(",")]
@@ -39,10 +52,25 @@ def rows(recording: Path, reader: csv.DictReader[str], columns: Sequence[str]) -
     for column in columns:
         if column not in names:
             raise RecordingError(f"{recording} has no column {column!r}; it has {', '.join(names) or 'no header'}")
-    for row in reader:
-        stamp, texts = row.get("timestamp") or "", [row[column] or "" for column in columns]
-        values = [_number(recording, reader.line_num, text) for text in texts]
-        yield Row(stamp, texts, _seconds(recording, reader.line_num, stamp), values)
+    for cells in _lines(reader, len(names)):
+        row = dict(zip(names, cells, strict=False))
+        line = reader.reader.line_num
+        stamp, texts = row.get("timestamp", ""), [row.get(column, "") for column in columns]
+        values = [_number(recording, line, text) for text in texts]
+        yield Row(stamp, texts, _seconds(recording, line, stamp), values)
+
+
+def _lines(reader: csv.DictReader[str], columns: int) -> Iterator[list[str]]:
+    """The cells of each row. An empty line is a row with an empty cell where there is but one column, unless it is
+    the last; else it is none."""
+    empty = 0
+    for cells in reader.reader:
+        if cells:
+            yield from ([""] for _ in range(empty))
+            empty = 0
+            yield cells
+        elif columns == 1:
+            empty += 1
 
 
 def timed_column(recording: Path, column: str) -> tuple[list[str], NDArray[np.float64]]:
@@ -50,11 +78,8 @@ def timed_column(recording: Path, column: str) -> tuple[list[str], NDArray[np.fl
 
     Raises RecordingError as `rows` does, and where there are none.
     """
-    try:
-        with recording.open(newline="", encoding="utf-8-sig") as lines:
-            found = [(row.stamp, row.values[0]) for row in rows(recording, csv.DictReader(lines), [column])]
-    except UnicodeDecodeError:
-        raise RecordingError(f"{recording} is not a CSV file in UTF-8") from None
+    with opened(recording) as reader:
+        found = [(row.stamp, row.values[0]) for row in rows(recording, reader, [column])]
     if not found:
         raise RecordingError(f"{recording} has no rows")
     return [stamp for stamp, _ in found], np.array([value for _, value in found])

@@ -119,10 +119,6 @@ def configured_methods(config: Adaptation, bundle: Bundle) -> Configured:
         if len(tried) != 1 or not graphs:
             mend = f"name one of {', '.join(there)}" if there else "export the bundle with methods=[...] first"
             raise ConfigError(f"adaptation.methods: the policy `always` takes one step graph of the bundle; {mend}")
-        if bundle.manifest.task != "classification":
-            raise ConfigError(
-                "adaptation.policy: the guard of `always` judges classes, and the bundle is a regression; use on_drift"
-            )
         return Configured(stepped=graphs[0])
     for method in graphs:
         if not is_row(method.graph, bundle.layout):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
@@ -15,8 +16,17 @@ class NotYaml(ValueError):
     """A text is not YAML, or says something twice: `line 3: what is wrong; how to mend it`."""
 
 
+BOOL, FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+
+
 class _Unique(yaml.SafeLoader):
-    """Refuses a key that is there twice: YAML itself keeps the last and says nothing."""
+    """Refuses a key that is there twice: YAML itself keeps the last and says nothing. And takes `off` and `no` for
+    text, `1e-3` for a number, as YAML 1.2 does."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - its type is the library's
+        first: [(tag, pattern) for tag, pattern in found if tag not in (BOOL, FLOAT)]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -31,6 +41,17 @@ class _Unique(yaml.SafeLoader):
                     )
                 seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+_Unique.add_implicit_resolver(BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Unique.add_implicit_resolver(
+    FLOAT,
+    re.compile(
+        r"([-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+    ),
+    list("-+.0123456789"),
+)
 
 
 def read_yaml(data: bytes) -> object:

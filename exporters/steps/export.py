@@ -60,6 +60,8 @@ class Settled:
 def settle(chosen: Sequence[str | MethodChoice]) -> list[Settled]:
     """What can be checked before there is a model. Raises ExportError."""
     settled: list[Settled] = []
+    if isinstance(chosen, str):
+        raise ExportError(f"methods: {chosen!r} is no list; give methods=[{chosen!r}]")
     for choice in (MethodChoice(c) if isinstance(c, str) else c for c in chosen):
         found = method(choice.method)
         name = choice.name or found.name
@@ -69,6 +71,8 @@ def settle(chosen: Sequence[str | MethodChoice]) -> list[Settled]:
             )
         if name in [s.name for s in settled]:
             raise ExportError(f"methods: {name!r} is there twice; give one of them another name")
+        if not isinstance(choice.changes, str) and not choice.changes:
+            raise ExportError(f"methods: {name}: changes is empty; name modules, or leave it out")
         optimiser = choice.optimiser or next(iter(found.rates), None)
         if optimiser is not None and optimiser not in found.learns_by:
             known = ", ".join(found.learns_by) or "none"

@@ -60,6 +60,9 @@ class Sample:
                 yield inputs, None if labels is None else torch.from_numpy(labels[part])
 
 
+TOO_FEW = "the source holds less than two samples, of which nothing can be learnt"
+
+
 def labelled(model: Model, marked: Marked, sample: Sample) -> list[Labelled]:
     """The sample's batches, with the model's own predictions where it has no labels. Raises ExportError where there is
     none."""
@@ -69,7 +72,7 @@ def labelled(model: Model, marked: Marked, sample: Sample) -> list[Labelled]:
         own = model(model.theta, inputs, source_statistics).argmax(1) if labels is None else labels
         found.append((inputs, own))
     if not found:
-        raise ExportError("the source holds less than two samples, of which nothing can be learnt")
+        raise ExportError(TOO_FEW)
     return found
 
 
@@ -86,7 +89,9 @@ def fisher(model: Model, marked: Marked, sample: Sample) -> Tensor:
 
         g, _ = gradient(loss, model.theta)
         total, count = total + g * g, count + 1
-    return total / max(count, 1)
+    if not count:
+        raise ExportError(TOO_FEW)
+    return total / count
 
 
 def gather(

@@ -8,6 +8,8 @@ import click
 
 from trimtab.drift.catalogue import Option, describe, names
 
+VALUES = {"0..1": "from 0 to 1", "0..": "from 0 up"}
+
 
 @click.command()
 @click.argument("name", required=False)
@@ -26,7 +28,7 @@ def detectors(name: str | None, as_json: bool) -> None:
     for n in chosen:
         entry = describe(n)
         click.echo(f"{click.style(n, bold=True)}: {entry.watches}")
-        click.echo(f"  values       {'from 0 to 1' if entry.values == '0..1' else 'any'}")
+        click.echo(f"  values       {VALUES.get(entry.values, 'any')}")
         click.echo(f"  calibration  {entry.calibration}")
         click.echo(f"  reference    {entry.reference}")
         for key, option in entry.options.items():

@@ -9,14 +9,14 @@ from typing import Any
 
 import click
 
-from trimtab.drift.scoring import Score, VectorScore, columns_scorer, scorer
+from trimtab.drift.scoring import WITH_TIME, Score, VectorScore, columns_scorer, scorer
 from trimtab.runtime.calibrations import read
 from trimtab.runtime.cli.drift_calibrate import calibrate
 from trimtab.runtime.cli.drift_eval import evaluate
 from trimtab.runtime.cli.drift_train_combiner import train_combiner
 from trimtab.runtime.cli.key_value import periods, season_option, settings
 from trimtab.runtime.errors import ConfigError, RecordingError
-from trimtab.runtime.series import Row, named
+from trimtab.runtime.series import Row, named, opened
 from trimtab.runtime.series import rows as rows_of
 
 
@@ -62,18 +62,24 @@ def score(
     """
     if "auto" in seasons:
         raise click.UsageError("--season auto needs a recording to find it in; use `trimtab drift calibrate`")
+    if out.exists() and out.samefile(recording):
+        raise click.UsageError("--out is the recording itself; name another file")
     reference = None
     given = settings(options)
+    if seasons and "season" in given:
+        raise click.UsageError("--season and --option season=... are the same; leave one out")
     if calibration is not None:
         if given or seasons:
             raise click.UsageError("--option and --season are the calibration's; leave them out, or --calibration")
+        if name in WITH_TIME:
+            raise click.UsageError(f"{name} learns what is normal from the stream alone; leave --calibration out")
         known = read(calibration)
         chosen = known.choose(calibration, name, every)
         known.verify(calibration, chosen)
         every, given, reference = chosen.every, chosen.options, known.reference()
     rows = alarms = 0
     with ExitStack() as files:
-        reader = csv.DictReader(files.enter_context(recording.open(newline="", encoding="utf-8-sig")))
+        reader = files.enter_context(opened(recording))
         columns = named(reader, column)
         several = len(columns) > 1 or combiner is not None
         if several and calibration is not None:
@@ -90,7 +96,11 @@ def score(
         row: Row | None = next(table, None)
         if row is None:
             raise RecordingError(f"{recording} has no rows to score")
-        writer = csv.writer(files.enter_context(out.open("w", newline="", encoding="utf-8")), lineterminator="\n")
+        try:
+            written = files.enter_context(out.open("w", newline="", encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{out}: cannot be written ({error.strerror}); name another file") from None
+        writer = csv.writer(written, lineterminator="\n")
         writer.writerow(["timestamp", *(columns if several else ["value"]), "anomaly_score", "alarm"])
         while row is not None:
             found, alarm = score_row(row.time, row.values)

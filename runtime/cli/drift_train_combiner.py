@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import click
@@ -11,7 +10,7 @@ import numpy as np
 from trimtab.drift.catalogue import checked
 from trimtab.runtime.cli.key_value import settings
 from trimtab.runtime.errors import ConfigError, ExportError, RecordingError
-from trimtab.runtime.series import named
+from trimtab.runtime.series import named, opened
 from trimtab.runtime.series import rows as rows_of
 
 
@@ -48,16 +47,18 @@ def train_combiner(
         chosen = checked("htm", settings(options))
     except (ValueError, ModuleNotFoundError) as error:
         raise ConfigError(str(error)) from None
-    with recording.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines)
+    with opened(recording) as reader:
         columns = named(reader, column)
+        if labels in columns:
+            raise ConfigError(f"--column names {labels}, which holds the labels; leave it out")
         detector = HtmColumns(len(columns), **chosen)
         scores, marks = [], []
         for row in rows_of(recording, reader, [*columns, labels]):
             *values, mark = row.values
             if mark not in (0.0, 1.0):
+                line = reader.reader.line_num
                 raise RecordingError(
-                    f"{recording}, line {reader.line_num}: {labels} is {row.texts[-1]!r}; give 0 or 1 in every row"
+                    f"{recording}, line {line}: {labels} is {row.texts[-1]!r}; give 0 or 1 in every row"
                 )
             detector.update(row.time, values)
             scores.append(detector.scores)

@@ -71,6 +71,15 @@ def test_a_method_that_is_worse_is_not_and_begins_anew_now_and_then(waves: Any) 
     assert all("worse" in e.reason or "classes" in e.reason for e in guarded.events)
 
 
+@pytest.mark.parametrize("drawn", [[0, 1], [2]])
+def test_a_stream_of_few_classes_is_not_spread_over_all(waves: Any, drawn: list[int]) -> None:
+    labels = np.random.default_rng(0).choice(drawn, 2560)
+    guarded = opened(waves)
+    given, static, bare = accuracies(guarded, waves.windows(labels, 3), labels)
+    assert bare < static - 0.1
+    assert static - given < 0.01
+
+
 def test_a_collapse_is_undone(waves: Any) -> None:
     labels = mixed(1280)
     guarded = opened(waves)

@@ -103,7 +103,8 @@ def test_runs_and_alarms_are_counted_by_event() -> None:
     ("arguments", "sentence"),
     [
         (["--column", "pressure,nothing"], "has no column 'nothing'"),
-        (["--labels", "pressure"], "pressure is '"),
+        (["--labels", "pressure"], "--column names pressure, which holds the labels"),
+        (["--labels", SENSORS[2]], f"{SENSORS[2]} is '"),
         (["--every", "50"], "50 records between false alarms are fewer than the 100 of one event"),
         (["--option", "columns=1"], "option columns is 1"),
         ([], "0 anomalies are labelled after the"),

@@ -415,7 +415,7 @@ def test_a_bundle_without_step_graphs_says_so(tiny_bundle: Bundle) -> None:
 
 def test_always_is_not_for_a_regression(waves: Any, bundle: Bundle) -> None:
     manifest = bundle.manifest.model_copy(update={"task": "regression", "classes": [], "targets": ["a", "b", "c"]})
-    with pytest.raises(ConfigError, match="judges classes, and the bundle is a regression"):
+    with pytest.raises(ConfigError, match="guards a step graph by the classes"):
         configured_methods(settings(waves, **ALWAYS).adaptation, Bundle(bundle.path, manifest))
 
 
