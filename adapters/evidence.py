@@ -74,8 +74,8 @@ class Finding:
     """Classes effectively predicted: exp of the entropy of their histogram ..."""
     classes_static: float
     """... and by the source model."""
-    sure_static: float
-    """Mean confidence of the source model."""
+    entropy_static: float
+    """Mean entropy of the source model's outputs, nats."""
 
 
 class Evidence:
@@ -162,7 +162,7 @@ class Evidence:
             float(information[0] - information[1]),
             float(classes[0]),
             float(classes[1]),
-            float(expit(self._odds[1, at]).mean()),
+            float(self._entropy[1, at].mean()),
         )
 
     def state(self) -> dict[str, NDArray[Any]]:

@@ -16,6 +16,7 @@ reset every few batches would be of no use to anybody.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +37,10 @@ COLLAPSE = 0.5
 SPREAD = (0.95, 1.1)
 """Bounds of the classes that a method predicts, to those that the source model does, within which its sureness counts.
 With fewer it may be sure of too few; with more it may have spread a stream of few classes over all of them. That is
-not to be told from a source model that has collapsed, unless the source model is itself in doubt: less confident, in
-the mean, than half way from chance to certainty."""
+not to be told from a source model that has collapsed, unless the source model is itself in doubt."""
+DOUBT = 0.5
+"""The source model is in doubt where its mean entropy is that share of the way from what it is on source samples to
+ln K."""
 LONGEST_WAIT = 2**14
 """Samples between two undoings at the most."""
 
@@ -168,7 +171,8 @@ class Guarded:
             if not self.adapter.parts:
                 return False  # what changes nothing in the model is sure by its own doing
             low, high = SPREAD
-            doubtful = found.sure_static < 0.5 + 0.5 / self.adapter.outputs
+            usual = self.adapter.usual_entropy
+            doubtful = found.entropy_static > usual + DOUBT * (math.log(self.adapter.outputs) - usual)
             if found.spread < 0 or found.classes < low * found.classes_static:
                 return False
             if found.classes > high * found.classes_static and not doubtful:

@@ -58,6 +58,8 @@ class StepGraph:
     """The state before the first step."""
     classifies: bool = True
     """Whether `y` are logits of classes; else values of a regression."""
+    usual_entropy: float = 0.0
+    """Mean entropy of the model as exported on source samples, nats."""
 
 
 class StepAdapter:
@@ -75,6 +77,7 @@ class StepAdapter:
         Raises ValueError on an unknown hyperparameter or one out of its bounds, RuntimeError without ONNX Runtime.
         """
         self.name = described.name
+        self.usual_entropy = described.usual_entropy
         self.parts = described.parts
         self.classifies = described.classifies
         self.hyper = checked(described, hyper)
@@ -224,6 +227,9 @@ def read(folder: Path, method: str) -> StepGraph:
         graph, start = (_verified(folder, entry[key], manifest["files"][entry[key]]) for key in ("graph", "state"))
         with np.load(io.BytesIO(start), allow_pickle=False) as arrays:
             state = {name: arrays[name] for name in arrays.files}
+        known = _verified(folder, manifest["source"], manifest["files"][manifest["source"]])
+        with np.load(io.BytesIO(known), allow_pickle=False) as source:
+            usual = float(np.nanmean(source["reference.entropy"])) if "reference.entropy" in source else 0.0
         return StepGraph(
             name=method,
             inputs={i["name"]: tuple(i["shape"]) for i in manifest["inputs"]},
@@ -232,6 +238,7 @@ def read(folder: Path, method: str) -> StepGraph:
             graph=graph,
             start=state,
             classifies=manifest["task"] == "classification",
+            usual_entropy=usual,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file}: is no bundle's manifest ({error}); export the bundle again") from None
