@@ -131,7 +131,8 @@ class Evidence:
         """What is known by now; None while it is too little."""
         newest = self._seen // RUN
         count = min(newest, RUNS - 1 if self._seen % RUN else RUNS)
-        if count < LEAST:
+        persistent = self._persistent()
+        if count < LEAST or persistent is None:
             return None
         runs = np.arange(newest - count, newest) % RUNS  # full ones, oldest first
         at = (runs[:, None] * RUN + np.arange(RUN)).reshape(-1)
@@ -145,10 +146,8 @@ class Evidence:
         chance_equal = (histogram**2).sum(axis=1)
         excess = same - 2.0 * np.einsum("mrk,mk->mr", by_run, histogram) + chance_equal[:, None]
         mean_p = self._share[:, runs].sum(axis=1) / len(at)
-        information = entr(mean_p).sum(axis=1) - self._entropy[:, at].mean(axis=1)
-        persistent = self._persistent()
-        if persistent is None:
-            return None
+        entropy = self._entropy[:, at].mean(axis=1)
+        information = entr(mean_p).sum(axis=1) - entropy
         if persistent:
             kind, values = "persistence", excess[0] - excess[1]
         else:
@@ -162,7 +161,7 @@ class Evidence:
             float(information[0] - information[1]),
             float(classes[0]),
             float(classes[1]),
-            float(self._entropy[1, at].mean()),
+            float(entropy[1]),
         )
 
     def state(self) -> dict[str, NDArray[Any]]:

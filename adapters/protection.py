@@ -149,7 +149,7 @@ class Guarded:
         self._evidence.restore({n.removeprefix("evidence."): v for n, v in own.items() if n.startswith("evidence.")})
         self.trusted = bool(own["trusted"])
         good = part("good.")
-        self._good = self.adapter.state() if self.trusted else {n: v.copy() for n, v in good.items()} or None
+        self._good = self.adapter.remembered if self.trusted else {n: v.copy() for n, v in good.items()} or None
         self._seen, self._next, self._wait = (int(n) for n in own["counts"])
 
     def _judge(self, refused: bool) -> None:
@@ -159,9 +159,9 @@ class Guarded:
             fault = "its state was not finite"
         self.trusted = not fault and found is not None and self._earns(found)
         if self.trusted:
-            self._good = self.adapter.state()
+            self._good = self.adapter.remembered
             self._wait = RUN * RUNS
-        elif fault and self._seen >= self._next and self.adapter.state():
+        elif fault and self._seen >= self._next and self.adapter.remembered:
             self._undo(fault)
 
     def _earns(self, found: Finding) -> bool:

@@ -142,6 +142,12 @@ class StepAdapter:
             offset += size
         raise ValueError(f"{self.name} changes no {name!r}; it changes {', '.join(p.name for p in self.parts)}")
 
+    @property
+    def remembered(self) -> State:
+        """All that the method remembers, without a copy. A step puts other arrays in their place and writes to none; so
+        must whoever reads them."""
+        return dict(self._state)
+
     def state(self) -> State:
         """A copy of all that the method remembers."""
         return {name: value.copy() for name, value in self._state.items()}

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from trimtab.drift.anomaly_likelihood import log_scale, tail
 from trimtab.drift.detector import Finding, State
+from trimtab.drift.hold import Hold
 from trimtab.drift.htm_score import HUGE, HtmScore
 from trimtab.drift.range_rule import RANGE_TOLERANCE, RangeRule
 from trimtab.drift.score_baseline import ScoreBaseline
@@ -50,8 +51,7 @@ class HtmAnomaly:
         self._baseline = ScoreBaseline()
         self._range = RangeRule(RANGE_TOLERANCE) if range_rule else None
         self.alarm_at = log_scale(1.0 / every)
-        self._hold = hold
-        self._held = 0
+        self._hold = Hold(hold)
 
     def update(self, time: float | None, value: float) -> float:
         """Take a record: `time` in seconds since 1970 of the local clock (None: unknown). 0 where it is skipped."""
@@ -62,12 +62,7 @@ class HtmAnomaly:
         score = 0.0 if usual is None or raw is None else log_scale(tail(average, usual))
         if self._range is not None and self._range.update(value):
             score = 1.0
-        self._held = max(self._held - 1, 0)
-        if score >= self.alarm_at:
-            if self._held:
-                return 0.0
-            self._held = self._hold
-        return score
+        return 0.0 if self._hold.holds_back(score >= self.alarm_at) else score
 
     def state(self) -> State:
         """All of the memory."""
@@ -75,7 +70,7 @@ class HtmAnomaly:
             "score": self._score.state(),
             "baseline": self._baseline.state(),
             "range": None if self._range is None else self._range.state(),
-            "held": self._held,
+            "held": self._hold.left,
         }
 
     def restore(self, state: State) -> None:
@@ -86,7 +81,7 @@ class HtmAnomaly:
         self._baseline.restore(state["baseline"])
         if self._range is not None:
             self._range.restore(state["range"])
-        self._held = int(state["held"])
+        self._hold.left = int(state["held"])
 
 
 class Htm:

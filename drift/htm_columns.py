@@ -24,6 +24,7 @@ from trimtab.drift.anomaly_likelihood import log_scale
 from trimtab.drift.combine import apart
 from trimtab.drift.combiner import Combiner
 from trimtab.drift.detector import State
+from trimtab.drift.hold import Hold
 from trimtab.drift.htm import HtmAnomaly
 
 HOLD = 100
@@ -67,8 +68,7 @@ class HtmColumns:
         ]
         self._combiner = combiner
         self.alarm_at = log_scale(1.0 / apart(every, dimensions)) if combiner is None else combiner.recipe.threshold
-        self._hold = hold
-        self._held = 0
+        self._hold = Hold(hold)
         self.scores = [0.0] * dimensions
         history = 1 if combiner is None else combiner.recipe.history
         self._newest = np.zeros((1, history, dimensions), np.float32)
@@ -82,12 +82,7 @@ class HtmColumns:
             self._newest[0, :-1] = self._newest[0, 1:]
             self._newest[0, -1] = self.scores
             score = float(self._combiner(self._newest)[0])
-        self._held = max(self._held - 1, 0)
-        if score >= self.alarm_at:
-            if self._held:
-                return 0.0
-            self._held = self._hold
-        return score
+        return 0.0 if self._hold.holds_back(score >= self.alarm_at) else score
 
     def state(self) -> State:
         """All of the memory."""
@@ -95,7 +90,7 @@ class HtmColumns:
             "recipe": self._recipe(),
             "columns": [column.state() for column in self._columns],
             "newest": self._newest[0].tolist(),
-            "held": self._held,
+            "held": self._hold.left,
         }
 
     def restore(self, state: State) -> None:
@@ -105,7 +100,7 @@ class HtmColumns:
         for column, kept in zip(self._columns, state["columns"], strict=True):
             column.restore(kept)
         self._newest[0] = state["newest"]
-        self._held = int(state["held"])
+        self._hold.left = int(state["held"])
 
     def _recipe(self) -> str | None:
         return None if self._combiner is None else self._combiner.recipe.text()

@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trimtab.adapters.parameters import Kind, ParameterLayout
-from trimtab.adapters.steps import StepGraph, read
+from trimtab.adapters.steps import SCHEMA, StepGraph, read
 from trimtab.runtime.errors import BundleError
 from trimtab.runtime.validation import NotYaml, listed, read_yaml, sentence, shown
 
-SCHEMA = 1
 AGAIN = "export the bundle again"
 """The mend of what an exporter writes and nobody should have touched."""
 GRAPHS = ("serve", "observe", "banked", "probe")
