@@ -365,8 +365,9 @@ def watch(streams: int) -> list[dict[str, Any]]:
     signals = watched_signals(bundle, settings)
 
     def observed(recording: Recording) -> Windows:
-        taps = session.run(["y", "features", "moments"], {bundle.manifest.inputs[0].name: windows([recording])[0]})
-        return {name: signal(Outputs(*taps)) for name, signal in signals.items()}
+        inputs = {bundle.manifest.inputs[0].name: windows([recording])[0]}
+        taps = session.run(["y", "features", "moments"], inputs)
+        return {name: signal(Outputs(*taps), inputs) for name, signal in signals.items()}
 
     def exercises(arm: Arm) -> list[Windows]:
         return [observed(recording) for recording in worn(recordings, UNSEEN, arm)]

@@ -25,7 +25,7 @@ SHORTEST, LONGEST = 10.0, 1e9
 ENOUGH = 200
 """Finite values that a reference must hold; thresholds from fewer would be worth less than those from theory."""
 
-UNBOUNDED = ("divergence", "departure", "distance", "entropy")
+UNBOUNDED = ("divergence", "departure", "distance", "entropy", "raw", "spectra")
 """Signals that go beyond 1."""
 
 

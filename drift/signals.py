@@ -102,10 +102,22 @@ def moment_whitening(
     """
     if len(moments) < 8 or not np.isfinite(moments).all():
         raise ValueError(f"whitening moments takes at least 8 samples of finite moments, not {len(moments)}")
-    vectors = _moment_vectors(moments)
+    size = moments.shape[2]
+    floor = np.repeat([np.sqrt(VARIANCE_FLOOR), LOG_FLOOR], size)
+    return vector_whitening(_moment_vectors(moments), floor, shrinkage)
+
+
+def vector_whitening(
+    vectors: NDArray[np.float64], floor: NDArray[np.float64], shrinkage: float = 2 * SHRINKAGE
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Centre `[D]` and whitening `[R, D]` of `vectors [n, D]`, R = min(D, PROJECTED, n // 4); see `moment_whitening`.
+
+    `floor [D]`: least deviation that a figure is taken to have. Raises ValueError where n < 8.
+    """
+    if len(vectors) < 8:
+        raise ValueError(f"whitening takes at least 8 samples, not {len(vectors)}")
     centre = vectors.mean(axis=0)
     size = centre.size
-    floor = np.repeat([np.sqrt(VARIANCE_FLOOR), LOG_FLOOR], size // 2)
     scale = np.maximum(vectors.std(axis=0), floor)
     rank = min(size, PROJECTED, len(vectors) // 4)
     if rank < size:
@@ -129,7 +141,18 @@ def departure(
     turned round then looks like one more class. What it breaks is how channels hang together, which this sees.
     """
     with np.errstate(all="ignore"):
-        white = ((_moment_vectors(moments) - centre).astype(whiten.dtype, copy=False) @ whiten.T).astype(np.float64)
+        return mahalanobis(_moment_vectors(moments), centre, whiten)
+
+
+def mahalanobis(
+    vectors: NDArray[np.float64], centre: NDArray[np.float64], whiten: NDArray[np.floating[Any]]
+) -> NDArray[np.float64]:
+    """|W (u - centre)| / sqrt(R) of each of `vectors [N, D]`: `[N]`; `centre [D]`, `whiten [R, D]`.
+
+    The product is taken in W's precision.
+    """
+    with np.errstate(all="ignore"):
+        white = ((vectors - centre).astype(whiten.dtype, copy=False) @ whiten.T).astype(np.float64)
         return np.sqrt(np.einsum("nr,nr->n", white, white) / len(whiten))  # type: ignore[no-any-return]
 
 

@@ -143,10 +143,11 @@ class FalseAlarms(Section):
 class Drift(Section):
     detector: str = Field("sprt", description="See `trimtab detectors`.")
     options: dict[str, Any] = Field({}, description="Of that detector.")
-    signals: list[Literal["divergence", "departure", "distance", "entropy"]] = Field(
+    signals: list[Literal["divergence", "departure", "distance", "entropy", "raw", "spectra"]] = Field(
         ["divergence", "departure", "distance", "entropy"],
         min_length=1,
-        description="Watched beside each other; the accepted false alarms are shared among them.",
+        description="Watched beside each other; the accepted false alarms are shared among them. `raw` and `spectra` "
+        "are of the inputs, and need a bundle that knows the source's.",
     )
     errors: str | None = Field(
         None,

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.drift import input_signals
 from trimtab.drift.monitor import Monitor
 from trimtab.runtime.adaptation import Adaptation
 from trimtab.runtime.blocks import Block, Sample
@@ -29,7 +30,7 @@ from trimtab.runtime.late import LateLabels
 from trimtab.runtime.sessions import Engine, Outputs
 from trimtab.runtime.stepping import Held, Stepping
 from trimtab.runtime.tries import Plan
-from trimtab.runtime.watch import new_error_detector, new_monitor, watched_signals
+from trimtab.runtime.watch import Inputs, calibrated, new_error_detector, new_monitor, watched_signals
 from trimtab.runtime.windows import Windower
 
 log = logging.getLogger(__name__)
@@ -129,6 +130,7 @@ class Pipeline:
         watched = watched_signals(bundle, config.drift)
         self._watched = list(watched)
         self._signals = list(watched.values())
+        self._of_inputs = any(name in watched for name in input_signals.SIGNALS)
         self._reference = bundle.source.reference
         self.plan = Plan(bundle, config, engine, executor)
         self._noticed: list[Event] = []
@@ -289,7 +291,7 @@ class Pipeline:
                 places = []
             if places and stepping.guarded.trusted:
                 method = stepping.name
-                for i, (found, score, _, logits) in zip(places, self._read(Outputs(y, None, None), False), strict=True):
+                for i, (found, score, _, logits) in zip(places, self._read(Outputs(y, None, None), None), strict=True):
                     results[i] = (found, score, watched[i], logits)
             step.events += stepping.report(adaptation.version, trusted)
         touched[stream.name] = None
@@ -342,29 +344,34 @@ class Pipeline:
             if not which:
                 continue
             chosen = [samples[i] for i in which] if len(which) < len(samples) else samples
+            inputs = self._stack(chosen)
             try:
-                outputs = self.engine.infer(self._stack(chosen), [s.stream for s in chosen], observe)
+                outputs = self.engine.infer(inputs, [s.stream for s in chosen], observe)
             except InferenceError as error:
                 step.failure = str(error)
                 log.error("a batch of %d windows failed: %s", len(chosen), error)
                 continue
-            for i, result in zip(which, self._read(outputs, observe), strict=True):
+            if observe and self._of_inputs:
+                inputs = calibrated(
+                    inputs, [self.streams[s.stream].adaptation.vector for s in chosen], self.bundle.layout
+                )
+            for i, result in zip(which, self._read(outputs, inputs if observe else None), strict=True):
                 results[i] = result
         return results
 
-    def _stack(self, samples: list[Sample]) -> dict[str, NDArray[np.float32]]:
+    def _stack(self, samples: list[Sample]) -> Inputs:
         if len(samples) == 1:
             return {name: x[None] for name, x in zip(self._names, samples[0].inputs, strict=True)}
         return {name: np.stack([s.inputs[k] for s in samples]) for k, name in enumerate(self._names)}
 
-    def _read(self, outputs: Outputs, observe: bool) -> list[Result]:
-        """Outputs as plain Python numbers, one result a sample."""
+    def _read(self, outputs: Outputs, inputs: Inputs | None) -> list[Result]:
+        """Outputs as plain Python numbers, one result a sample; signals where `inputs` were observed."""
         y = outputs.y
         rows: Sequence[dict[str, float] | None] = [None] * len(y)
         kept: Sequence[NDArray[np.float32] | None] = list(y) if self.plan.always else [None] * len(y)
         with np.errstate(all="ignore"):
-            if observe:
-                watched = [signal(outputs).tolist() for signal in self._signals]
+            if inputs is not None:
+                watched = [signal(outputs, inputs).tolist() for signal in self._signals]
                 rows = [dict(zip(self._watched, values, strict=True)) for values in zip(*watched, strict=True)]
             if not self._classify:
                 finite = [bool(f) for f in np.logical_and.reduce(np.isfinite(y), axis=1)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.adapters.parameters import ParameterLayout
+from trimtab.drift import input_signals
 from trimtab.drift.catalogue import LONGEST, SHORTEST, build, build_monitor, describe, names
 from trimtab.drift.detector import Detector
 from trimtab.drift.monitor import Monitor
@@ -17,8 +20,11 @@ from trimtab.runtime.config import Drift, FalseAlarms
 from trimtab.runtime.errors import BundleError, ConfigError
 from trimtab.runtime.sessions import Outputs
 
-Signal = Callable[[Outputs], NDArray[np.float64]]
-"""From the observe graph's outputs for N samples to one figure each, `[N]`."""
+Inputs = dict[str, NDArray[np.float32]]
+"""The model's inputs by name, each `[N, C, ...]`, in sensor units as `calibrated` gives them."""
+
+Signal = Callable[[Outputs, Inputs], NDArray[np.float64]]
+"""From the observe graph's outputs for N samples, and its inputs, to one figure each, `[N]`."""
 
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "week": 604800.0, "month": 2629800.0}
 
@@ -28,7 +34,7 @@ def _divergence(bundle: Bundle) -> Signal | None:
         return None
     mean, var = bundle.source.moments_mean, bundle.source.moments_var
 
-    def signal(outputs: Outputs) -> NDArray[np.float64]:
+    def signal(outputs: Outputs, inputs: Inputs) -> NDArray[np.float64]:
         return divergence(_observed(outputs.moments), mean, var)
 
     return signal
@@ -39,7 +45,7 @@ def _departure(bundle: Bundle) -> Signal | None:
     if not centre.size:
         return None
 
-    def signal(outputs: Outputs) -> NDArray[np.float64]:
+    def signal(outputs: Outputs, inputs: Inputs) -> NDArray[np.float64]:
         return departure(_observed(outputs.moments), centre, whiten)
 
     return signal
@@ -56,7 +62,7 @@ def _distance(bundle: Bundle) -> Signal | None:
             f"{bundle.path / bundle.manifest.source}: feature_cov has negative eigenvalues; export the bundle again"
         ) from None
 
-    def signal(outputs: Outputs) -> NDArray[np.float64]:
+    def signal(outputs: Outputs, inputs: Inputs) -> NDArray[np.float64]:
         return distance(_observed(outputs.features), mean, whiten)
 
     return signal
@@ -65,7 +71,46 @@ def _distance(bundle: Bundle) -> Signal | None:
 def _entropy(bundle: Bundle) -> Signal | None:
     if bundle.manifest.task != "classification":
         return None
-    return lambda outputs: entropy(outputs.y)
+    return lambda outputs, inputs: entropy(outputs.y)
+
+
+def _of_inputs(name: str, bundle: Bundle) -> Signal:
+    """Raises ConfigError where the inputs do not give it, BundleError where the source's figures are missing."""
+    sensors = bundle.manifest.sensors
+    try:
+        input_signals.layout(name, list(sensors.values()))
+    except ValueError as error:
+        raise ConfigError(f"drift.signals: {bundle.path}: {error}; drop {name}") from None
+    if name not in bundle.source.usual:
+        raise BundleError(
+            f"{bundle.path / bundle.manifest.source}: usual.{name} is missing (it was written by an older trimtab, or "
+            f"from too few source samples); export the bundle again, or drop {name} from drift.signals"
+        )
+    usual = bundle.source.usual[name]
+
+    def signal(outputs: Outputs, inputs: Inputs) -> NDArray[np.float64]:
+        return input_signals.unusual(input_signals.figures(name, [inputs[s] for s in sensors]), usual)
+
+    return signal
+
+
+def calibrated(inputs: Inputs, thetas: Sequence[NDArray[np.float32] | None], layout: ParameterLayout) -> Inputs:
+    """The inputs as the graphs calibrate them by each sample's vector `thetas [N]` (None: the source's)."""
+    rows = [(i, theta) for i, theta in enumerate(thetas) if theta is not None]
+    if not rows:
+        return inputs
+    found: Inputs = {}
+    for name, x in inputs.items():
+        if f"input.{name}.gain" in layout:
+            x = x.copy()
+            for i, theta in rows:
+                part = {key: layout.view(theta, f"input.{name}.{key}") for key in ("gain", "offset")}
+                column = (-1,) + (1,) * (x.ndim - 2)
+                order = f"input.{name}.order"
+                row = x[i][layout.view(theta, order).astype(np.intp)] if order in layout else x[i]
+                x[i] = part["gain"].reshape(column) * row + part["offset"].reshape(column)
+        found[name] = x
+    return found
 
 
 def _observed(tap: NDArray[np.float32] | None) -> NDArray[np.float32]:
@@ -75,11 +120,17 @@ def _observed(tap: NDArray[np.float32] | None) -> NDArray[np.float32]:
 
 
 def watched_signals(bundle: Bundle, drift: Drift) -> dict[str, Signal]:
-    """The configured signals that this bundle can give.
+    """The configured signals that this bundle can give; signals of inputs, which nobody asks for unawares, it must.
 
     Raises ConfigError where there is none, BundleError where the source statistics of one make no sense.
     """
-    makers = {"divergence": _divergence, "departure": _departure, "distance": _distance, "entropy": _entropy}
+    makers: dict[str, Callable[[Bundle], Signal | None]] = {
+        "divergence": _divergence,
+        "departure": _departure,
+        "distance": _distance,
+        "entropy": _entropy,
+        **{name: partial(_of_inputs, name) for name in input_signals.SIGNALS},
+    }
     found: dict[str, Signal] = {name: signal for name in drift.signals if (signal := makers[name](bundle)) is not None}
     if not found:
         manifest = bundle.manifest
