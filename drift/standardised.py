@@ -89,7 +89,7 @@ class Standardised:
         recorded = self._baseline.recorded
         self._bound = bound(every)
         self._height = theory()
-        if recorded is not None:
+        if recorded is not None and self._height < math.inf:
             found = replayed(make, options, recorded.tobytes(), self._baseline.correlation, every)
             self._height = max(self._height, found)
         self._statistic = 0.0
@@ -115,9 +115,13 @@ class Standardised:
             self._statistic = statistic
             return Finding(False, statistic, height, None)
         finding = Finding(True, statistic, height, self._chart.onset())
+        self.relearn()
+        return finding
+
+    def relearn(self) -> None:
+        """Begin anew as after an alarm: the baseline is learnt from what comes."""
         self._baseline.relearn()
         self._clear()
-        return finding
 
     def state(self) -> State:
         """All of the memory; calibration follows from the options and the reference, and is not in it."""

@@ -138,7 +138,8 @@ def test_signals_of_the_inputs_see_what_a_calibration_leaves(tiny: Tiny) -> None
 
 
 @pytest.mark.parametrize(
-    ("signal", "fault"), [("raw", lambda v: v + np.array([0, 1, 0], np.float32)), ("spectra", lambda v: v.repeat(2, axis=0))]
+    ("signal", "fault"),
+    [("raw", lambda v: v + np.array([0, 1, 0], np.float32)), ("spectra", lambda v: v.repeat(2, axis=0))],
 )
 def test_a_fault_of_a_sensor_shows_in_the_inputs(tiny: Tiny, signal: str, fault: Any) -> None:
     desk = Desk(tiny, config(drift={"signals": ["raw", "spectra"], "false_alarms": {"every": 10000}}))
