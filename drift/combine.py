@@ -2,9 +2,9 @@
 
 - `average`: one e-value from several, valid however they hang together.
 - `bonferroni`, `apart`: a level, or a run length, split evenly; valid however they hang together.
-- Tests that come one after another without end, of which at most a share of those that are rejected are false (the false
-  discovery rate, FDR), have files of their own: trimtab.drift.lord (p-values), trimtab.drift.e_lond (e-values), and
-  trimtab.drift.discoveries, which puts signals and streams together by them.
+- Tests without end, of which at most a share of those that are rejected are false (the false discovery rate, FDR), have
+  files of their own: trimtab.drift.lord (p-values), trimtab.drift.e_lond (e-values), and trimtab.drift.discoveries,
+  which puts signals and streams together by them.
 
 An e-value is a number from 0 up with a mean of at most 1 while nothing has changed; 1/e is a p-value (Markov).
 """

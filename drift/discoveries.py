@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +73,7 @@ class Discoveries:
             raise ValueError(f"period must be 1 value or more, not {period}")
         known = references or {}
         self._make = {
-            s: (lambda s=s: e_process(reference=known.get(s), bounded=bounded, warmup=warmup, memory=memory))
+            s: partial(e_process, reference=known.get(s), bounded=bounded, warmup=warmup, memory=memory)
             for s in signals
         }
         self._period = period

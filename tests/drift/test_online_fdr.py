@@ -1,4 +1,4 @@
-"""Online control of the false discovery rate: by hand, by simulation under what each rule asks for, and from a state."""
+"""Online control of the false discovery rate: by hand, by simulation of what each rule asks for, and from a state."""
 
 from __future__ import annotations
 
@@ -166,7 +166,8 @@ def test_alarms_of_streams_are_false_as_rarely_as_asked(alike: bool) -> None:
         values = stream_values(400, 8, alike, seed)
         other = stream_values(400, 8, alike, 1000 + seed)
         values[250:, :2] += 1.5
-        false, true = 0, {}
+        false = 0
+        true: dict[int, int] = {}
         for n in range(400):
             for s in range(8):
                 if watch.update(str(s), {"a": values[n, s], "b": other[n, s]}):
