@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.drift import input_signals
+from trimtab.drift.detector import Finding
 from trimtab.drift.monitor import Monitor
 from trimtab.runtime.adaptation import Adaptation
 from trimtab.runtime.blocks import Block, Sample
@@ -102,6 +103,9 @@ class Pipeline:
         Where adaptation runs: inline in a replay, on its own thread in the daemon.
     resumable
         Keep what `snapshot` needs. A replay does without.
+    label_delay
+        Windows of its stream after which a label that came with its window (in a recording) is known to the detector
+        of errors.
     """
 
     def __init__(
@@ -112,12 +116,14 @@ class Pipeline:
         clock: Clock,
         executor: Executor,
         resumable: bool = False,
+        label_delay: int = 0,
     ) -> None:
         self.bundle = bundle
         self.config = config
         self.engine = engine
         self.clock = clock
         self.resumable = resumable
+        self._label_delay = label_delay
         self.streams: dict[str, StreamState] = {}
         self._names = [i.name for i in bundle.manifest.inputs]
         self._classes = bundle.manifest.classes
@@ -409,6 +415,10 @@ class Pipeline:
                 step.events += adaptation.pressed(monitor.pressure, sample)
             if not adaptation.calm:
                 step.events += adaptation.saw(sample, predicted, watched)
+        if stream.late is not None:
+            true = self._classes.index(sample.label) if isinstance(sample.label, str) else None
+            for number, finding in stream.late.recorded(sample.sequence, true):
+                step.events += self._erred(stream, finding, number, sample.time)
         return Decision(
             stream.name,
             sample.sequence,
@@ -453,7 +463,7 @@ class Pipeline:
 
     def _new_late(self) -> LateLabels | None:
         detector = new_error_detector(self.bundle, self.config.drift)
-        return None if detector is None else LateLabels(detector)
+        return None if detector is None else LateLabels(detector, self._label_delay)
 
     def _new_monitor(self) -> Monitor:
         return new_monitor(self.bundle, self.config.drift, self._watched, self._reference)
@@ -507,10 +517,15 @@ class Pipeline:
         finding = None
         if found.late is not None and isinstance(label, str):
             finding = found.late.label(sequence, self._classes.index(label))
-            if finding is not None and finding.alarm:
-                now = self.clock.now()
-                self._noticed += found.adaptation.erred(finding, found.late.detector.name, sequence, now)
+            if finding is not None:
+                self._noticed += self._erred(found, finding, sequence, self.clock.now())
         return remembered or finding is not None
+
+    def _erred(self, stream: StreamState, finding: Finding, sequence: int, now: float) -> list[Event]:
+        """What to publish of a label: that of window `sequence`, by which the detector of errors came to `finding`."""
+        if not finding.alarm or stream.late is None:
+            return []
+        return stream.adaptation.erred(finding, stream.late.detector.name, sequence, now)
 
     def snapshot(self, name: str) -> dict[str, Any]:
         """What a restart needs of a stream: JSON-able but for `window.rows` and `stepping` (bytes). Versions are kept

@@ -34,6 +34,7 @@ def replay(
     *,
     speed: float | None = None,
     progress: Callable[[], None] | None = None,
+    label_delay: int = 0,
 ) -> float:
     """Run `blocks` (in time order) through a new pipeline and hand each of its turns to `sinks`.
 
@@ -43,8 +44,9 @@ def replay(
     recording's time, that many times faster, has passed on the wall, and cuts batches by their deadline as the daemon
     does.
 
-    `progress` is called after every block. Returns the seconds that the pipeline took, without reading and waiting.
-    Raises what the recording, the configuration or the bundle raise: all of it TrimtabError.
+    Where errors are watched (`drift.errors`), a window's label in the recording is known `label_delay` windows of its
+    stream later. `progress` is called after every block. Returns the seconds that the pipeline took, without reading
+    and waiting. Raises what the recording, the configuration or the bundle raise: all of it TrimtabError.
     """
     if speed is None:  # nobody waits: a step graph's batches are full, too, however slow the recording is
         patient = config.adaptation.model_copy(update={"patience": math.inf})
@@ -55,7 +57,7 @@ def replay(
     wall = Pace(speed) if speed is not None else None
     busy = 0.0
     try:
-        pipeline = Pipeline(bundle, config, engine, clock, executor)
+        pipeline = Pipeline(bundle, config, engine, clock, executor, label_delay=label_delay)
 
         def turn(moment: float, flush: bool = False) -> None:
             nonlocal busy

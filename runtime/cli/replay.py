@@ -16,6 +16,7 @@ from trimtab.runtime.bundle import Bundle, load_bundle
 from trimtab.runtime.config import Config, load_config, said_of
 from trimtab.runtime.decisions import Event, Step
 from trimtab.runtime.errors import ConfigError, RecordingError
+from trimtab.runtime.late import REMEMBERED
 from trimtab.runtime.recordings import Recording
 from trimtab.runtime.replay import DecisionsFile, Sink, static
 from trimtab.runtime.replay import replay as run_replay
@@ -45,6 +46,13 @@ class Speed(click.ParamType[float | None]):
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="As for `trimtab run`.")
 @click.option("--speed", type=Speed(), default="max", help="`max` (default), or times real time: 1, 20, ...")
 @click.option("--compare", type=click.Choice(["static"]), help="Also run without adaptation, side by side.")
+@click.option(
+    "--label-delay",
+    type=click.IntRange(0, REMEMBERED - 1),
+    default=0,
+    metavar="WINDOWS",
+    help="drift.errors: windows after which a recorded label is known (default 0).",
+)
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the run as a PNG file.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write each decision as a line of JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the closing figures as one JSON document.")
@@ -55,6 +63,7 @@ def replay(
     config_file: Path | None,
     speed: float | None,
     compare: str | None,
+    label_delay: int,
     plot: Path | None,
     out: Path | None,
     as_json: bool,
@@ -88,12 +97,14 @@ def replay(
             except OSError as error:
                 raise RecordingError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
         with said_of(config_file):
-            adapted = one_run(bundle, config, source, sinks, speed, "replay")
+            adapted = one_run(bundle, config, source, sinks, speed, label_delay, "replay")
+        if config.drift.errors is not None and not adapted.total.score.labelled:
+            click.echo(f"drift.errors: {recording} has no labels, so that no errors were watched", err=True)
     plain = None
     plain_trace = Trace() if plot is not None and compare else None
     if compare is not None:
         others: list[Sink] = [plain_trace] if plain_trace is not None else []
-        plain = one_run(bundle, static(config), source, others, speed, "without adaptation")
+        plain = one_run(bundle, static(config), source, others, speed, label_delay, "without adaptation")
     if plot is not None and trace is not None:
         draw(
             plot, trace, plain_trace, bundle.source.reference, f"{bundle.manifest.name}: {recording.name}",
@@ -140,13 +151,21 @@ class Events:
 
 
 def one_run(
-    bundle: Bundle, config: Config, source: Recording, sinks: list[Sink], speed: float | None, label: str
+    bundle: Bundle,
+    config: Config,
+    source: Recording,
+    sinks: list[Sink],
+    speed: float | None,
+    label_delay: int,
+    label: str,
 ) -> Summary:
     """Replay once, with a progress bar on a terminal. Raises RecordingError where no window came of it."""
     tally = Tally(bundle.manifest.task)
     begun = time.perf_counter()
     with progress_bar(source, label) as progress:
-        busy = run_replay(bundle, config, source.blocks(), [tally, *sinks], speed=speed, progress=progress)
+        busy = run_replay(
+            bundle, config, source.blocks(), [tally, *sinks], speed=speed, progress=progress, label_delay=label_delay
+        )
     if tally.total.windows == 0 and bundle.manifest.window is not None:
         window = bundle.manifest.window
         pace = f" at {window.rate:g} rows a second" if window.rate is not None else ""
