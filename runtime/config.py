@@ -155,6 +155,11 @@ class Drift(Section):
         "as many false alarms again, per label.",
     )
     false_alarms: FalseAlarms = FalseAlarms()
+    calibrations: list[Path] = Field(
+        [],
+        description="Files of `trimtab drift calibrate`, each of a column named as one of `signals`: that one's "
+        "thresholds come from there instead of from the bundle.",
+    )
     refractory: int = Field(256, ge=0, description="Windows after an alarm in which no other is raised.")
     observe_every: Positive = Field(1, description="Every n-th window of a stream is observed; the others only served.")
 
@@ -308,9 +313,11 @@ def load_config(path: str | Path) -> Config:
     if mqtt.tls is not None:
         tls = mqtt.tls.model_copy(update={key: anchored(getattr(mqtt.tls, key)) for key in ("ca", "cert", "key")})
         mqtt = mqtt.model_copy(update={"tls": tls})
+    drift = config.drift.model_copy(update={"calibrations": [base / file for file in config.drift.calibrations]})
     return config.model_copy(
         update={
             "bundle": base / config.bundle,
+            "drift": drift,
             "journal": anchored(config.journal) or path.with_suffix(".journal.db"),
             "mqtt": mqtt,
         }

@@ -31,7 +31,7 @@ from trimtab.runtime.late import LateLabels
 from trimtab.runtime.sessions import Engine, Outputs
 from trimtab.runtime.stepping import Held, Stepping
 from trimtab.runtime.tries import Plan
-from trimtab.runtime.watch import Inputs, calibrated, new_error_detector, new_monitor, watched_signals
+from trimtab.runtime.watch import Inputs, calibrated, new_error_detector, new_monitor, references, watched_signals
 from trimtab.runtime.windows import Windower
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class Pipeline:
         self._watched = list(watched)
         self._signals = list(watched.values())
         self._of_inputs = any(name in watched for name in input_signals.SIGNALS)
-        self._reference = bundle.source.reference
+        self._reference = references(bundle, config.drift, watched)
         self.plan = Plan(bundle, config, engine, executor)
         self._noticed: list[Event] = []
         """What labels told since the last turn."""

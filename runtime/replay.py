@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import time
@@ -98,6 +99,24 @@ class DecisionsFile:
     def take(self, step: Step, seconds: float) -> None:
         for decision in step.decisions:
             self._file.write(json.dumps(line(decision), separators=(",", ":"), ensure_ascii=False) + "\n")
+
+
+class SignalsFile:
+    """Writes what detectors saw of each window as a row of CSV: what `trimtab drift calibrate` takes.
+
+    Cells are empty where a window was not observed.
+    """
+
+    def __init__(self, file: IO[str], signals: Iterable[str]) -> None:
+        self._signals = list(signals)
+        self._rows = csv.writer(file, lineterminator="\n")
+        self._rows.writerow(["timestamp", "stream", "sequence", *self._signals])
+
+    def take(self, step: Step, seconds: float) -> None:
+        for decision in step.decisions:
+            seen = decision.signals or {}
+            values = [seen.get(name, "") for name in self._signals]
+            self._rows.writerow([decision.time, decision.stream, decision.sequence, *values])
 
 
 def line(decision: Decision) -> dict[str, object]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,9 @@ from trimtab.runtime.bundle import Bundle
 from trimtab.runtime.config import Drift, FalseAlarms
 from trimtab.runtime.errors import BundleError, ConfigError
 from trimtab.runtime.sessions import Outputs
+from trimtab.runtime.validation import shown
+
+log = logging.getLogger(__name__)
 
 Inputs = dict[str, NDArray[np.float32]]
 """The model's inputs by name, each `[N, C, ...]`, in sensor units as `calibrated` gives them."""
@@ -156,18 +161,55 @@ def false_alarm_run(drift: Drift, bundle: Bundle) -> float:
     return observed
 
 
+def references(bundle: Bundle, drift: Drift, signals: Iterable[str]) -> dict[str, NDArray[np.float64]]:
+    """Recordings without drift by signal, each `[n]`: the bundle's, and those of `drift.calibrations` in their place.
+
+    Raises ConfigError where a file is none of `trimtab drift calibrate`, or not of what is watched here.
+    """
+    found = dict(bundle.source.reference)
+    if not drift.calibrations:
+        return found
+    from trimtab.runtime import calibrations  # brings scipy.stats along: half a second that only they should cost
+
+    watched = list(signals)
+    every = false_alarm_run(drift, bundle) * len(watched)
+    taken: dict[str, Path] = {}
+    for place, file in enumerate(drift.calibrations):
+        try:
+            held = calibrations.read(file)
+            signal = held.recording.column
+            if signal not in watched:
+                raise ConfigError(
+                    f"{file} is of the column {shown(signal)}, and what is watched is {', '.join(watched)}; drop it, "
+                    "or calibrate by a column named as one of them"
+                )
+            if signal in taken:
+                raise ConfigError(f"{file} and {taken[signal]} are both of {signal}; drop one of them")
+            entry = held.fitting(file, drift.detector, every, _options(drift, bundle))
+        except ConfigError as error:
+            raise ConfigError(f"drift.calibrations.{place}: {error}") from None
+        except ValueError:  # of the detector or its options: `new_monitor` says which
+            continue
+        taken[signal] = file
+        found[signal] = held.reference()
+        log.info(
+            "%s: threshold %g of %s by %s (column %s, sha256 %s), calibrated by trimtab %s in %s",
+            signal, entry.threshold, entry.detector, held.recording.file, signal, held.recording.sha256[:12],
+            held.trimtab, file,
+        )  # fmt: skip
+    return found
+
+
 def new_monitor(
     bundle: Bundle, drift: Drift, signals: Iterable[str], reference: Mapping[str, NDArray[np.float64]]
 ) -> Monitor:
     """The detectors of one stream, of the signals that are watched (see `watched_signals`).
 
-    `reference`: what the bundle recorded of them. Raises ConfigError where the detector, one of its options or the
+    `reference`: recordings of them (see `references`). Raises ConfigError where the detector, one of its options or the
     accepted false alarms cannot be, or what the detector needs is not installed.
     """
     every = false_alarm_run(drift, bundle)
-    options = dict(drift.options)
-    if "season" in options:
-        options["season"] = _periods(options["season"], bundle)
+    options = _options(drift, bundle)
     try:
         return build_monitor(
             list(signals),
@@ -199,6 +241,14 @@ def new_error_detector(bundle: Bundle, drift: Drift) -> Detector | None:
         return build(drift.errors, every=false_alarm_run(drift, bundle))
     except (ValueError, ModuleNotFoundError) as error:
         raise ConfigError(f"drift.errors: {error}") from None
+
+
+def _options(drift: Drift, bundle: Bundle) -> dict[str, Any]:
+    """`drift.options`, with a season in windows."""
+    options = dict(drift.options)
+    if "season" in options:
+        options["season"] = _periods(options["season"], bundle)
+    return options
 
 
 def _periods(season: Any, bundle: Bundle) -> Any:

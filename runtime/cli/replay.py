@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -18,9 +18,10 @@ from trimtab.runtime.decisions import Event, Step
 from trimtab.runtime.errors import ConfigError, RecordingError
 from trimtab.runtime.late import REMEMBERED
 from trimtab.runtime.recordings import Recording
-from trimtab.runtime.replay import DecisionsFile, Sink, static
+from trimtab.runtime.replay import DecisionsFile, SignalsFile, Sink, static
 from trimtab.runtime.replay import replay as run_replay
 from trimtab.runtime.summary import Summary, Tally, table, timing
+from trimtab.runtime.watch import watched_signals
 
 
 class Speed(click.ParamType[float | None]):
@@ -55,6 +56,7 @@ class Speed(click.ParamType[float | None]):
 )
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the run as a PNG file.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write each decision as a line of JSON.")
+@click.option("--signals", type=click.Path(path_type=Path), help="Write what detectors saw of each window as CSV.")
 @click.option("--json", "as_json", is_flag=True, help="Print the closing figures as one JSON document.")
 @click.option("--publish", is_flag=True, help="Send the rows to the config's broker instead, as a sensor would.")
 def replay(
@@ -66,6 +68,7 @@ def replay(
     label_delay: int,
     plot: Path | None,
     out: Path | None,
+    signals: Path | None,
     as_json: bool,
     publish: bool,
 ) -> None:
@@ -92,11 +95,11 @@ def replay(
     with ExitStack() as stack:
         sinks: list[Sink] = [events, *([trace] if trace is not None else [])]
         if out is not None:
-            try:
-                sinks.append(DecisionsFile(stack.enter_context(out.open("w", encoding="utf-8"))))
-            except OSError as error:
-                raise RecordingError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
+            sinks.append(DecisionsFile(stack.enter_context(writing(out, "--out"))))
         with said_of(config_file):
+            if signals is not None:
+                watched = watched_signals(bundle, config.drift)
+                sinks.append(SignalsFile(stack.enter_context(writing(signals, "--signals")), watched))
             adapted = one_run(bundle, config, source, sinks, speed, label_delay, "replay")
         if config.drift.errors is not None and not adapted.total.score.labelled:
             click.echo(f"drift.errors: {recording} has no labels, so that no errors were watched", err=True)
@@ -122,9 +125,17 @@ def replay(
         return
     click.echo(table(adapted, plain))
     click.echo(timing(adapted))
-    for file in (out, plot):
+    for file in (out, signals, plot):
         if file is not None:
             click.echo(f"written: {file}")
+
+
+def writing(file: Path, option: str) -> IO[str]:
+    """A file opened to be written. Raises RecordingError where that cannot be."""
+    try:
+        return file.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise RecordingError(f"{file}: cannot be written ({error.strerror}); give another {option}") from None
 
 
 def configuration(folder: Path | None, file: Path | None) -> Config:
