@@ -309,13 +309,13 @@ CATALOGUE: dict[str, Entry] = {
     ),
 }
 
-_SEASON = Option(
+SEASON = Option(
     list, None, 4, 1e6, "periods of cycles that are no drift, such as a day, in values; none: there are none"
 )
 for _name, _entry in CATALOGUE.items():
     # A residual is no count, and HTMs learn sequences by themselves.
     if _entry.values == "any" and _name not in ("htm", "htm_sprt"):
-        _entry.options["season"] = _SEASON
+        _entry.options["season"] = SEASON
 
 
 def names() -> list[str]:

@@ -84,7 +84,8 @@ def named(inputs: Any, entries: Sequence[Input], where: str) -> dict[str, Array]
         raise ExportError(f"{where}: the model's inputs are {', '.join(names)}; give one array for each")
     out: dict[str, Array] = {}
     for entry in entries:
-        value = np.asarray(arrays[entry.name], np.float32)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused below
+            value = np.asarray(arrays[entry.name], np.float32)
         if value.ndim == 0 or list(value.shape[1:]) != entry.shape:
             raise ExportError(
                 f"{where}: {entry.name} has the shape {list(value.shape)} where "

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from trimtab.adapters.parameters import ParameterLayout
 from trimtab.drift import input_signals
-from trimtab.drift.catalogue import LONGEST, SHORTEST, build, build_monitor, describe, names
+from trimtab.drift.catalogue import LONGEST, SEASON, SHORTEST, build, build_monitor, describe, names
 from trimtab.drift.detector import Detector
 from trimtab.drift.monitor import Monitor
 from trimtab.drift.signals import departure, distance, divergence, entropy, whitening
@@ -32,6 +32,9 @@ Signal = Callable[[Outputs, Inputs], NDArray[np.float64]]
 """From the observe graph's outputs for N samples, and its inputs, to one figure each, `[N]`."""
 
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "week": 604800.0, "month": 2629800.0}
+
+CYCLES = ("hour", "day", "week")
+"""Cycles that have a name; months differ in length, and two of a year are more than detectors remember."""
 
 
 def _divergence(bundle: Bundle) -> Signal | None:
@@ -252,14 +255,28 @@ def _options(drift: Drift, bundle: Bundle) -> dict[str, Any]:
 
 
 def _periods(season: Any, bundle: Bundle) -> Any:
-    """`drift.options.season` with hours, days and weeks as numbers of windows; the rest as it is."""
-    given = season if isinstance(season, list) else [season]
-    return [
-        _per(period, "options.season", "give a number of windows", bundle)
-        if isinstance(period, str) and period in SECONDS
-        else period
-        for period in given
-    ]
+    """`drift.options.season` with hours, days and weeks as numbers of windows; the rest as it is.
+
+    Raises ConfigError on another text, or a time that is too short or too long a cycle in windows.
+    """
+    return [_period(period, bundle) for period in (season if isinstance(season, list) else [season])]
+
+
+def _period(period: Any, bundle: Bundle) -> Any:
+    if not isinstance(period, str):
+        return period
+    if period not in CYCLES:
+        raise ConfigError(
+            f"drift.options.season: {shown(period)} is no cycle that is known; give {', '.join(CYCLES)} or a number of "
+            "windows"
+        )
+    windows = _per(period, "options.season", "give a number of windows", bundle)
+    if not SEASON.low <= windows <= SEASON.high:
+        raise ConfigError(
+            f"drift.options.season: {period} is a cycle of {windows:g} windows here; give one of {SEASON.low:g} to "
+            f"{SEASON.high:g} windows"
+        )
+    return windows
 
 
 def _windows(accepted: FalseAlarms, bundle: Bundle) -> float:

@@ -13,6 +13,7 @@ from typing import IO, Any
 import click
 
 from trimtab.runtime.bundle import Bundle, load_bundle
+from trimtab.runtime.cli.written import check_written
 from trimtab.runtime.config import Config, load_config, said_of
 from trimtab.runtime.decisions import Event, Step
 from trimtab.runtime.errors import ConfigError, RecordingError
@@ -76,6 +77,8 @@ def replay(
 
     The same input gives the same decisions, bit for bit, at any speed.
     """
+    for file, option in ((out, "--out"), (signals, "--signals"), (plot, "--plot")):
+        check_written(file, option, recording)
     config = configuration(folder, config_file)
     bundle = load_bundle(config.bundle)
     source = Recording(recording, bundle.manifest)
