@@ -141,18 +141,7 @@ def departure(
     turned round then looks like one more class. What it breaks is how channels hang together, which this sees.
     """
     with np.errstate(all="ignore"):
-        return mahalanobis(_moment_vectors(moments), centre, whiten)
-
-
-def mahalanobis(
-    vectors: NDArray[np.float64], centre: NDArray[np.float64], whiten: NDArray[np.floating[Any]]
-) -> NDArray[np.float64]:
-    """|W (u - centre)| / sqrt(R) of each of `vectors [N, D]`: `[N]`; `centre [D]`, `whiten [R, D]`.
-
-    The product is taken in W's precision.
-    """
-    with np.errstate(all="ignore"):
-        white = ((vectors - centre).astype(whiten.dtype, copy=False) @ whiten.T).astype(np.float64)
+        white = ((_moment_vectors(moments) - centre).astype(whiten.dtype, copy=False) @ whiten.T).astype(np.float64)
         return np.sqrt(np.einsum("nr,nr->n", white, white) / len(whiten))  # type: ignore[no-any-return]
 
 
