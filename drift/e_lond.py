@@ -37,8 +37,11 @@ class ELond:
         return self._tests
 
     def allowance(self, number: int) -> float:
-        """a_t of the test of this number, were it decided now."""
-        return self._level * self._spending.share(number) * (self._rejections + 1)
+        """a_t of the test of this number, were it decided now.
+
+        Never more than `level`, which those that overlap could come to, where evidence would be none.
+        """
+        return min(self._level * self._spending.share(number) * (self._rejections + 1), self._level)
 
     def decide(self, number: int, e_value: float) -> bool:
         """Whether this test is rejected: it is over then. An e-value that is not a number counts as 0.
@@ -64,7 +67,12 @@ class ELond:
 
     def restore(self, state: State) -> None:
         """Continue exactly from `state`. Raises ValueError where it is of another rule, version or options."""
+        self._tests = self._rejections = 0
+        self.join(state)
+
+    def join(self, state: State) -> None:
+        """Continue from this or from `state`, whichever is the later one. Raises ValueError as `restore` does."""
         if state.get("rule") != self.name or state.get("version") != 2 or state["options"] != self._options:
             raise ValueError(f"this state is not of {self.name} with these options; start it anew")
-        self._tests = int(state["tests"])
-        self._rejections = int(state["rejections"])
+        self._tests = max(self._tests, int(state["tests"]))
+        self._rejections = max(self._rejections, int(state["rejections"]))

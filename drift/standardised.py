@@ -123,6 +123,10 @@ class Standardised:
         self._baseline.relearn()
         self._clear()
 
+    def onset(self) -> int:
+        """Values ago at which a change would have begun (0: the last one)."""
+        return self._chart.onset()
+
     def state(self) -> State:
         """All of the memory; calibration follows from the options and the reference, and is not in it."""
         return {

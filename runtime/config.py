@@ -140,6 +140,16 @@ class FalseAlarms(Section):
     )
 
 
+class Discoveries(Section):
+    level: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="Of all alarms, at most this share is false on average (the false discovery rate)."
+    )
+    period: Positive = Field(
+        1000,
+        description="Observed windows of a stream in one test: a change is found in that which it falls into, or the next.",
+    )
+
+
 class Drift(Section):
     detector: str = Field("sprt", description="See `trimtab detectors`.")
     options: dict[str, Any] = Field({}, description="Of that detector.")
@@ -160,8 +170,20 @@ class Drift(Section):
         description="Files of `trimtab drift calibrate`, each of a column named as one of `signals`: that one's "
         "thresholds come from there instead of from the bundle.",
     )
+    discoveries: Discoveries | None = Field(
+        None,
+        description="Present (`discoveries: {}` for the defaults): streams alarm by online FDR over all of them, not each "
+        "by `detector` and `false_alarms`.",
+    )
     refractory: int = Field(256, ge=0, description="Windows after an alarm in which no other is raised.")
     observe_every: Positive = Field(1, description="Every n-th window of a stream is observed; the others only served.")
+
+    @model_validator(mode="after")
+    def _either(self) -> Drift:
+        if self.discoveries is not None and (self.options or self.calibrations):
+            key = "options" if self.options else "calibrations"
+            raise ValueError(f"{key} are of a detector, which discoveries does without; leave one of them out")
+        return self
 
 
 class Guard(Section):

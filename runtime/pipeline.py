@@ -31,7 +31,15 @@ from trimtab.runtime.late import LateLabels
 from trimtab.runtime.sessions import Engine, Outputs
 from trimtab.runtime.stepping import Held, Stepping
 from trimtab.runtime.tries import Plan
-from trimtab.runtime.watch import Inputs, calibrated, new_error_detector, new_monitor, references, watched_signals
+from trimtab.runtime.watch import (
+    Inputs,
+    calibrated,
+    new_discoveries,
+    new_error_detector,
+    new_monitor,
+    references,
+    watched_signals,
+)
 from trimtab.runtime.windows import Windower
 
 log = logging.getLogger(__name__)
@@ -138,6 +146,7 @@ class Pipeline:
         self._signals = list(watched.values())
         self._of_inputs = any(name in watched for name in input_signals.SIGNALS)
         self._reference = references(bundle, config.drift, watched)
+        self._discoveries = new_discoveries(bundle, config.drift, watched)
         self.plan = Plan(bundle, config, engine, executor)
         self._noticed: list[Event] = []
         """What labels told since the last turn."""
@@ -337,6 +346,8 @@ class Pipeline:
         if stream.adaptation.rebaseline:
             stream.adaptation.rebaseline = False
             stream.monitor.reset()
+            if self._discoveries is not None:
+                self._discoveries.reset(stream.name)
 
     def _infer(self, samples: list[Sample], step: Step) -> list[Result | None]:
         """A result per sample; None for one that is not finite, or where the model failed."""
@@ -407,12 +418,13 @@ class Pipeline:
         if watched is None:
             stream.monitor.update({})  # it counts windows: the refractory period and an onset are in those
         else:
-            monitor = stream.monitor
-            alarm = monitor.update(watched)
+            monitor, together = stream.monitor, self._discoveries
+            alarm = monitor.update(watched) if together is None else together.update(stream.name, watched)
             if alarm is not None:
                 step.events += adaptation.alarmed(alarm, sample)
             elif adaptation.calm:
-                step.events += adaptation.pressed(monitor.pressure, sample)
+                pressure = monitor.pressure if together is None else together.pressure(stream.name)
+                step.events += adaptation.pressed(pressure, sample)
             if not adaptation.calm:
                 step.events += adaptation.saw(sample, predicted, watched)
         if stream.late is not None:
@@ -466,6 +478,8 @@ class Pipeline:
         return None if detector is None else LateLabels(detector, self._label_delay)
 
     def _new_monitor(self) -> Monitor:
+        if self._discoveries is not None:
+            return Monitor({}, 0)
         return new_monitor(self.bundle, self.config.drift, self._watched, self._reference)
 
     def command(self, name: str, stream: str | None, version: int | None = None) -> Step:
@@ -535,6 +549,7 @@ class Pipeline:
             "decided": stream.decided,
             "window": stream.window,
             "monitor": stream.monitor.state(),
+            "discoveries": None if self._discoveries is None else self._discoveries.state(name),
             "late": None if stream.late is None else stream.late.state(),
             "adaptation": stream.adaptation.snapshot(),
             "stepping": stream.stepping.state() if stream.stepping is not None else None,
@@ -556,6 +571,11 @@ class Pipeline:
         except ValueError as error:  # the detectors were configured anew
             log.warning("%s: its drift detectors start anew: %s", name, error)
             stream.monitor = self._new_monitor()
+        if self._discoveries is not None and snapshot.get("discoveries") is not None:
+            try:
+                self._discoveries.restore(name, snapshot["discoveries"])
+            except ValueError as error:
+                log.warning("%s: its tests start anew: %s", name, error)
         data = snapshot.get("stepping")
         if stream.stepping is not None and data is not None:
             try:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from trimtab.adapters.parameters import ParameterLayout
 from trimtab.drift import input_signals
-from trimtab.drift.catalogue import LONGEST, SEASON, SHORTEST, build, build_monitor, describe, names
+from trimtab.drift.catalogue import ENOUGH, LONGEST, SEASON, SHORTEST, build, build_monitor, describe, names
 from trimtab.drift.detector import Detector
+from trimtab.drift.discoveries import Discoveries
 from trimtab.drift.monitor import Monitor
 from trimtab.drift.signals import departure, distance, divergence, entropy, whitening
 from trimtab.runtime.bundle import Bundle
@@ -227,6 +228,21 @@ def new_monitor(
     except ValueError as error:
         key = "options" if drift.detector in names() else "detector"
         raise ConfigError(f"drift.{key}: {error}") from None
+
+
+def new_discoveries(bundle: Bundle, drift: Drift, signals: Iterable[str]) -> Discoveries | None:
+    """What decides about the alarms of all streams; None where each stream does for itself."""
+    if drift.discoveries is None:
+        return None
+    chosen = drift.discoveries
+    return Discoveries(
+        list(signals),
+        level=chosen.level,
+        period=chosen.period,
+        refractory=drift.refractory,
+        references={s: v for s, v in bundle.source.reference.items() if len(v) >= ENOUGH},
+        bounded=True,
+    )
 
 
 def new_error_detector(bundle: Bundle, drift: Drift) -> Detector | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from trimtab.drift.discoveries import Discoveries
 from trimtab.drift.e_lond import ELond
 from trimtab.drift.lord import LordPlusPlus
+from trimtab.drift.monitor import Alarm
 from trimtab.drift.spending import DECAY, Spending
 
 share = Spending(DECAY).share
@@ -125,8 +126,11 @@ def test_a_test_of_e_lond_may_take_its_time() -> None:
     first, second = rule.begin(), rule.begin()
     assert rule.decide(second, 1e9)
     assert rule.allowance(first) == pytest.approx(0.2 * share(1))
-    with pytest.raises(ValueError, match="no test 3 has begun"):
-        rule.decide(3, 1.0)
+    for _ in range(40):
+        assert rule.test(1e9)
+    assert rule.allowance(first) == 0.1, "and no more"
+    with pytest.raises(ValueError, match="no test 43 has begun"):
+        rule.decide(43, 1.0)
 
 
 def test_e_lond_keeps_its_rate_however_tests_hang_together() -> None:
@@ -170,7 +174,7 @@ def test_alarms_of_streams_are_false_as_rarely_as_asked(alike: bool) -> None:
         true: dict[int, int] = {}
         for n in range(400):
             for s in range(8):
-                if watch.update(str(s), {"a": values[n, s], "b": other[n, s]}):
+                if watch.update(str(s), {"a": values[n, s], "b": other[n, s]}) is not None:
                     if s < 2 and n >= 250:
                         true.setdefault(s, n - 250)
                     else:
@@ -182,33 +186,69 @@ def test_alarms_of_streams_are_false_as_rarely_as_asked(alike: bool) -> None:
     assert np.median(delays) < 30
 
 
-def test_streams_go_on_exactly_from_their_state() -> None:
+def test_an_alarm_says_what_raised_it_and_rests() -> None:
+    rng = np.random.default_rng(7)
+    watch = Discoveries(["a", "b"], level=0.1, period=300, refractory=100)
+    values = rng.standard_normal((500, 2))
+    values[200:, 1] += 3.0
+    found = [watch.update("s", {"a": a, "b": b}) for a, b in values.tolist()]
+    (at,) = [n for n, alarm in enumerate(found) if alarm is not None]
+    alarm = found[at]
+    assert alarm is not None
+    assert 200 < at < 215
+    assert (alarm.signal, alarm.detector) == ("b", "discoveries")
+    assert alarm.statistic >= alarm.threshold
+    assert alarm.onset is not None
+    assert abs(at - alarm.onset - 200) <= 5
+    assert alarm.evidence["b"] >= 1 > alarm.evidence["a"]
+    with pytest.raises(KeyError):
+        watch.update("s", {"c": 1.0})
+
+
+def test_pressure_rises_to_an_alarm_and_a_reset_begins_anew() -> None:
+    rng = np.random.default_rng(8)
+    reference = {"a": rng.standard_normal(2000)}
+    watch = Discoveries(["a"], level=0.1, period=300, references=reference)
+    assert watch.pressure("s") == 0.0
+    seen = []
+    while watch.update("s", {"a": float(rng.standard_normal()) + 1.5}) is None:
+        seen.append(watch.pressure("s"))
+    assert 0.5 < max(seen) < 1.0
+    for _ in range(3):  # the reference's baseline holds again: the same drift is found again, and soon
+        watch.reset("s")
+        assert watch.pressure("s") == 0.0
+        found = [watch.update("s", {"a": float(rng.standard_normal()) + 1.5}) for _ in range(40)]
+        assert any(found)
+
+
+def test_streams_go_on_exactly_from_their_states() -> None:
     rng = np.random.default_rng(5)
     values = rng.standard_normal((600, 3, 2))
     values[300:, 1] += 2.0
     values[100, 0, 0] = math.nan
 
     def watch() -> Discoveries:
-        return Discoveries(["a", "b"], level=0.1, period=150, warmup=32)
+        return Discoveries(["a", "b"], level=0.1, period=150, refractory=40, warmup=32)
 
-    def run(found: Discoveries, rows: NDArray[np.float64]) -> list[bool]:
+    def run(found: Discoveries, rows: NDArray[np.float64]) -> list[Alarm | None]:
         return [found.update(str(s), {"a": float(a), "b": float(b)}) for row in rows for s, (a, b) in enumerate(row)]
 
     one, other = watch(), watch()
     run(one, values[:302])
-    other.restore(json.loads(json.dumps(one.state())))
+    for stream in ("2", "0", "1"):
+        other.restore(stream, json.loads(json.dumps(one.state(stream))))
     rest = run(one, values[302:])
     assert run(other, values[302:]) == rest
     assert any(rest)
-    assert one.state() == other.state()
-    for wrong in (Discoveries(["a"], level=0.1, period=150), Discoveries(["a", "b"], level=0.1, period=10)):
-        with pytest.raises(ValueError, match="start anew"):
-            wrong.restore(one.state())
+    assert [one.state(s) for s in "012"] == [other.state(s) for s in "012"]
+    for wrong in (Discoveries(["a"], level=0.1, period=150), Discoveries(["a", "b"], level=0.2, period=150)):
+        with pytest.raises(ValueError, match="start.* anew"):
+            wrong.restore("0", one.state("0"))
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"signals": []}, "one signal"), ({"signals": ["a", "a"]}, "each once"), ({"period": 0}, "period must"),
+    [({"signals": []}, "one signal"), ({"signals": ["a", "a"]}, "each once"), ({"period": 0}, "period must"), ({"refractory": -1}, "refractory 0 or more"),
      ({"level": 1.0}, "level must"), ({"warmup": 1}, "warmup")],
 )  # fmt: skip
 def test_wrong_options_are_refused(options: dict[str, object], said: str) -> None:
