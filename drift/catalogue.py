@@ -362,15 +362,19 @@ def build(
     maker = getattr(importlib.import_module(module), attribute)
 
     def make(recorded: NDArray[np.float64] | None) -> Detector:
-        if recorded is not None:
-            recorded = recorded[np.abs(recorded) < HUGE]  # neither NaN nor infinity
-            if recorded.size < ENOUGH or np.ptp(recorded) == 0:
-                recorded = None
-        detector: Detector = maker(every=float(every), reference=recorded, **settings)
+        detector: Detector = maker(every=float(every), reference=usable(recorded), **settings)
         return detector
 
     known = None if reference is None else np.asarray(reference, np.float64).ravel()
     return Seasonal(make, season, reference=known, follows=follows) if season else make(known)
+
+
+def usable(recorded: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    """The finite values of a recording; None where they are fewer than ENOUGH, or all the same."""
+    if recorded is None:
+        return None
+    recorded = recorded[np.abs(recorded) < HUGE]  # neither NaN nor infinity
+    return None if recorded.size < ENOUGH or np.ptp(recorded) == 0 else recorded
 
 
 def build_monitor(

@@ -11,7 +11,8 @@ that it suffices, however streams hang together. A stream that has alarmed learn
 
 Nobody sets a threshold for a stream: while nothing has been found evidence must be strong, the stronger the more
 periods there have been, and once many streams drift a little is enough. The guarantee is that of the e-values: it is
-subject to the baselines, which values that hang together, or are skewed, do not keep to (`bounded` asks for less).
+subject to the baselines: values must be near to Gaussian in their sums, and hang together no more than their reference
+does, or than what the stream itself has told beside it; without a reference they are taken to be independent.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.drift.catalogue import usable
 from trimtab.drift.combine import average
 from trimtab.drift.detector import State
 from trimtab.drift.e_detector import e_process
@@ -55,8 +57,8 @@ class Discoveries:
 
     signals: of each stream. level: the accepted share of false alarms among alarms. period: values of a test; a change
     is found within the one that it falls into, or in the next. refractory: values after a stream's alarm until its next
-    test begins. references: recordings without drift `[n]` by signal, for those that have one. bounded, warmup, memory:
-    as for `e_detector`; decay: as for `ELond`.
+    test begins. references: recordings without drift `[n]` by signal, for those that have one. warmup, memory: as
+    for `e_detector`; decay: as for `ELond`.
 
     Raises ValueError where an option is out of range.
     """
@@ -71,7 +73,6 @@ class Discoveries:
         period: int = 1000,
         refractory: int = 0,
         references: Mapping[str, NDArray[np.float64]] | None = None,
-        bounded: bool = False,
         warmup: int = 64,
         memory: int = 5000,
         decay: float = DECAY,
@@ -82,8 +83,7 @@ class Discoveries:
             raise ValueError(f"period must be 1 value or more, and refractory 0 or more, not {period} and {refractory}")
         known = references or {}
         self._make = {
-            s: partial(e_process, reference=known.get(s), bounded=bounded, warmup=warmup, memory=memory)
-            for s in signals
+            s: partial(e_process, reference=usable(known.get(s)), warmup=warmup, memory=memory) for s in signals
         }
         self._period = period
         self._refractory = refractory

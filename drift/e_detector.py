@@ -81,21 +81,20 @@ def e_detector(
     )
 
 
-def e_process(
-    *,
-    reference: NDArray[np.float64] | None = None,
-    bounded: bool = False,
-    warmup: int = 64,
-    memory: int = 5000,
-) -> Standardised:
-    """The statistic alone, for those who decide by it themselves: it never alarms. Options as for `e_detector`."""
+def e_process(*, reference: NDArray[np.float64] | None = None, warmup: int = 64, memory: int = 5000) -> Standardised:
+    """The statistic alone, for those who decide by it themselves: it never alarms. Options as for `e_detector`.
+
+    With a reference, values that hang together weigh less (`weighed` of `Standardised`): z is sub-Gaussian in its sums
+    then, if not in each value.
+    """
     return Standardised(
         "e_process",
         Chart,
-        (bounded,),
+        (False,),
         lambda: math.inf,
         every=RAREST,
         warmup=warmup,
         memory=memory,
         reference=reference,
+        weighed=True,
     )

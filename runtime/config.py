@@ -146,7 +146,7 @@ class Discoveries(Section):
     )
     period: Positive = Field(
         1000,
-        description="Observed windows of a stream in one test: a change is found in that which it falls into, or the next.",
+        description="Observed windows of a stream in one test; a change is found in this one or the next.",
     )
 
 
@@ -172,8 +172,8 @@ class Drift(Section):
     )
     discoveries: Discoveries | None = Field(
         None,
-        description="Present (`discoveries: {}` for the defaults): streams alarm by online FDR over all of them, not each "
-        "by `detector` and `false_alarms`.",
+        description="Present (`discoveries: {}` for the defaults): streams alarm by online FDR over all of them, and "
+        "not each by `detector` and `false_alarms`.",
     )
     refractory: int = Field(256, ge=0, description="Windows after an alarm in which no other is raised.")
     observe_every: Positive = Field(1, description="Every n-th window of a stream is observed; the others only served.")

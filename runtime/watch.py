@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from trimtab.adapters.parameters import ParameterLayout
 from trimtab.drift import input_signals
-from trimtab.drift.catalogue import ENOUGH, LONGEST, SEASON, SHORTEST, build, build_monitor, describe, names
+from trimtab.drift.catalogue import LONGEST, SEASON, SHORTEST, build, build_monitor, describe, names
 from trimtab.drift.detector import Detector
 from trimtab.drift.discoveries import Discoveries
 from trimtab.drift.monitor import Monitor
@@ -240,8 +240,7 @@ def new_discoveries(bundle: Bundle, drift: Drift, signals: Iterable[str]) -> Dis
         level=chosen.level,
         period=chosen.period,
         refractory=drift.refractory,
-        references={s: v for s, v in bundle.source.reference.items() if len(v) >= ENOUGH},
-        bounded=True,
+        references=bundle.source.reference,
     )
 
 
