@@ -365,7 +365,7 @@ def smartwatch(signals: Sequence[str]) -> tuple[Any, list[Windows], list[Windows
     from trimtab.runtime.bundle import load_bundle
     from trimtab.runtime.config import Drift
     from trimtab.runtime.sessions import Outputs
-    from trimtab.runtime.watch import watched_signals
+    from trimtab.runtime.watch import Taps, watched_signals
 
     recordings = load()
     bundle = load_bundle(BUNDLE)
@@ -374,8 +374,8 @@ def smartwatch(signals: Sequence[str]) -> tuple[Any, list[Windows], list[Windows
 
     def observed(recording: Recording) -> Windows:
         inputs = {bundle.manifest.inputs[0].name: windows([recording])[0]}
-        taps = session.run(["y", "features", "moments"], inputs)
-        return {name: signal(Outputs(*taps), inputs) for name, signal in watched.items()}
+        taps = Taps(Outputs(*session.run(["y", "features", "moments"], inputs)), inputs)
+        return {name: signal(taps) for name, signal in watched.items()}
 
     def exercises(arm: Arm) -> list[Windows]:
         return [observed(recording) for recording in worn(recordings, UNSEEN, arm)]

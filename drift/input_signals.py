@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.signals import LOG_FLOOR, VARIANCE_FLOOR, vector_whitening
+from trimtab.drift.signals import LOG_FLOOR, VARIANCE_FLOOR, rowwise, vector_whitening
 
 SIGNALS = ("raw", "spectra")
 
@@ -110,8 +110,7 @@ def unusual(found: NDArray[np.float64], source: Usual) -> NDArray[np.float64]:
     """
     with np.errstate(all="ignore"):
         vectors = (_vectors(found, source.floor) - source.centre).astype(np.float32)
-        # A product a sample: of many rows at once, each one's last bit would depend on their number.
-        white = (vectors[:, None] @ source.whitening.T)[:, 0].astype(np.float64)
+        white = rowwise(vectors, source.whitening.T).astype(np.float64)
         return np.sqrt(np.einsum("nr,nr->n", white, white) / white.shape[1])  # type: ignore[no-any-return]
 
 
