@@ -10,9 +10,11 @@ is an e-value however they hang together (trimtab.drift.combine), and e-LOND (tr
 that it suffices, however streams hang together. A stream that has alarmed learns its baselines anew.
 
 Nobody sets a threshold for a stream: while nothing has been found evidence must be strong, the stronger the more
-periods there have been, and once many streams drift a little is enough. The guarantee is that of the e-values: it is
-subject to the baselines: values must be near to Gaussian in their sums, and hang together no more than their reference
-does, or than what the stream itself has told beside it; without a reference they are taken to be independent.
+periods there have been, and once many streams drift a little is enough.
+
+The guarantee holds for values that are independent and Gaussian (or tamer) about their baselines. Those that hang
+together are weighed by their reference's variance inflation, and the stream's own beyond that, so that it holds about:
+for their sums over longer than they hang together. Without a reference they are taken to be independent.
 """
 
 from __future__ import annotations
