@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.runtime.conftest import CHANNELS, ROWS, Tiny
+from trimtab.adapters.parameters import ParameterLayout
 from trimtab.drift import input_signals
 from trimtab.runtime.blocks import Block
 from trimtab.runtime.clock import SimulatedClock
@@ -22,7 +23,7 @@ from trimtab.runtime.errors import ConfigError, PayloadError
 from trimtab.runtime.executors import InlineExecutor
 from trimtab.runtime.pipeline import Pipeline
 from trimtab.runtime.sessions import Engine
-from trimtab.runtime.watch import false_alarm_run
+from trimtab.runtime.watch import calibrated, false_alarm_run
 
 HOP, RATE = 8, 16.0
 
@@ -135,6 +136,21 @@ def test_signals_of_the_inputs_see_what_a_calibration_leaves(tiny: Tiny) -> None
     for usual, mended in zip(*by_stream.values(), strict=True):
         assert mended.version == 1
         assert mended.signals == pytest.approx(usual.signals, rel=1e-3)
+
+
+def test_calibrated_inputs_are_those_that_graphs_see() -> None:
+    """Channels in the vector's order, then gain and offset; inputs that are no sensors stay."""
+    layout = ParameterLayout.of(
+        [("input.x.order", "input.order", "x", 3), ("input.x.gain", "input.gain", "x", 3),
+         ("input.x.offset", "input.offset", "x", 3)]
+    )  # fmt: skip
+    theta = np.array([2, 0, 1, 1, -1, 2, 0, 10, 0], np.float32)
+    x, tokens = rows(12).reshape(2, 3, 6), np.ones((2, 4), np.float32)
+    found = calibrated({"x": x, "tokens": tokens}, [None, theta], layout)
+    np.testing.assert_array_equal(found["x"][0], x[0])
+    np.testing.assert_array_equal(found["x"][1], np.stack([x[1, 2], 10 - x[1, 0], 2 * x[1, 1]]))
+    np.testing.assert_array_equal(found["tokens"], tokens)
+    assert calibrated({"x": x}, [None, None], layout)["x"] is x
 
 
 @pytest.mark.parametrize(
