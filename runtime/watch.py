@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trimtab.drift.catalogue import LONGEST, SHORTEST, build, build_monitor, describe, names
 from trimtab.drift.detector import Detector
 from trimtab.drift.monitor import Monitor
-from trimtab.drift.signals import Departure, Distance, Divergence, entropy, log_variances, whitening
+from trimtab.drift.signals import Departure, Distance, Divergence, Softmax, log_variances, whitening
 from trimtab.runtime.bundle import Bundle
 from trimtab.runtime.config import Drift, FalseAlarms
 from trimtab.runtime.errors import BundleError, ConfigError
@@ -23,8 +23,11 @@ class Taps:
     """What the observe graph gave for N samples, and what several signals need of it, taken once."""
 
     def __init__(self, outputs: Outputs) -> None:
-        self.y = outputs.y
         self._outputs = outputs
+
+    @cached_property
+    def softmax(self) -> Softmax:
+        return Softmax(self._outputs.y)
 
     @property
     def features(self) -> NDArray[np.float32]:
@@ -76,7 +79,7 @@ def _distance(bundle: Bundle) -> Signal | None:
 def _entropy(bundle: Bundle) -> Signal | None:
     if bundle.manifest.task != "classification":
         return None
-    return lambda taps: entropy(taps.y)
+    return lambda taps: taps.softmax.entropy()
 
 
 def _observed(tap: NDArray[np.float32] | None) -> NDArray[np.float32]:
