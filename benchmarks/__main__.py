@@ -17,6 +17,7 @@ NAMES = (
     "nab",
     "columns",
     "hybrid",
+    "cost",
     "replay",
     "watch",
     "gas",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 State = dict[str, Any]
@@ -62,14 +62,18 @@ class Detector(Protocol):
 
 @runtime_checkable
 class Swift(Detector, Protocol):
-    """A detector with a way of its own to take many values, which is faster than one by one and the same to the bit."""
+    """A detector with a way of its own to take many values: faster than one by one, and the same to the bit."""
 
     def update_many(self, values: Sequence[float]) -> Stretch:
         """`update` of each of `values`, in order."""
         ...
 
 
-def update_many(detector: Detector, values: Sequence[float]) -> Stretch:
-    """`update` of each of `values`, in order: what there is for a detector that is not `Swift`."""
-    findings = [detector.update(value) for value in values]
-    return [f.share for f in findings], [(i, f) for i, f in enumerate(findings) if f.alarm]
+def many(detector: Detector) -> Callable[[Sequence[float]], Stretch]:
+    """How `detector` takes many values in order: its own way, or one by one."""
+
+    def one_by_one(values: Sequence[float]) -> Stretch:
+        findings = [detector.update(value) for value in values]
+        return [f.share for f in findings], [(i, f) for i, f in enumerate(findings) if f.alarm]
+
+    return detector.update_many if isinstance(detector, Swift) else one_by_one

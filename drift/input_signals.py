@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.signals import LOG_FLOOR, VARIANCE_FLOOR, rowwise, vector_whitening
+from trimtab.drift.signals import LOG_FLOOR, VARIANCE_FLOOR, Distance, vector_whitening
 
 SIGNALS = ("raw", "spectra")
 
@@ -103,15 +103,24 @@ def usual(found: NDArray[np.float64], of: Layout) -> Usual:
     return Usual(added, centre, whitening.astype(np.float32))
 
 
-def unusual(found: NDArray[np.float64], source: Usual) -> NDArray[np.float64]:
-    """How far samples lie from the source, by their figures `[N, D]`: `[N]`, about 1 on the source.
+class Unusual:
+    """How far samples lie from the source: called with their figures `[N, D]` it gives `[N]`, about 1 on the source.
 
     A sample with a figure that is not finite gives NaN or infinity.
     """
-    with np.errstate(all="ignore"):
-        vectors = (_vectors(found, source.floor) - source.centre).astype(np.float32)
-        white = rowwise(vectors, source.whitening.T).astype(np.float64)
-        return np.sqrt(np.einsum("nr,nr->n", white, white) / white.shape[1])  # type: ignore[no-any-return]
+
+    def __init__(self, source: Usual) -> None:
+        self._floor = source.floor
+        self._distance = Distance(source.centre, source.whitening)
+
+    def __call__(self, found: NDArray[np.float64]) -> NDArray[np.float64]:
+        with np.errstate(all="ignore"):
+            return self._distance(_vectors(found, self._floor))
+
+
+def unusual(found: NDArray[np.float64], source: Usual) -> NDArray[np.float64]:
+    """`Unusual` of figures `[N, D]`: `[N]`."""
+    return Unusual(source)(found)
 
 
 def _vectors(found: NDArray[np.float64], floor: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,9 +6,8 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from trimtab.drift.detector import Detector, Finding, State, Stretch, Swift, update_many
+from trimtab.drift.detector import Detector, Finding, State, Stretch, many
 from trimtab.drift.seasonal import Seasonal
 
 
@@ -44,8 +43,7 @@ class Monitor:
         self._detectors = dict(detectors)
         self._refractory = refractory
         self._watched = [
-            (signal, d.update_many if isinstance(d, Swift) else partial(update_many, d), isinstance(d, Seasonal))
-            for signal, d in self._detectors.items()
+            (signal, many(detector), isinstance(detector, Seasonal)) for signal, detector in self._detectors.items()
         ]
         self.reset()
 

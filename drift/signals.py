@@ -3,7 +3,8 @@
 Each function takes a micro-batch, gives one float64 a sample, and is a few NumPy calls: they run for every window,
 often with N = 1. A sample that holds NaN or infinity gives NaN or infinity, which detectors skip. What a sample gives
 does not depend, to the last bit, on the samples beside it: a restart cuts micro-batches elsewhere, and must decide the
-same (see `rowwise`).
+same. The classes hold what is the same for all micro-batches; infinities on the way are the caller's to expect
+(`np.errstate`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ PROJECTED = 256
 """Most dimensions in which `Departure` compares moments: 10 us a sample, and 1 MB for a thousand channels."""
 
 ROWS = 4
-"""Samples in one matrix product of `rowwise`: as many as BLAS kernels take at once, and few to fill up for one."""
+"""Samples in one matrix product: as many as BLAS kernels take at once, and few to fill up for one."""
 
 Float = TypeVar("Float", bound=np.floating[Any])
 
@@ -51,43 +52,43 @@ class Divergence:
     """
 
     def __init__(self, mean: NDArray[np.floating[Any]], var: NDArray[np.floating[Any]]) -> None:
-        scale = var + VARIANCE_FLOOR
-        self._mean = mean
+        # All as rows [1, M]: for one sample, nothing needs to be spread.
+        scale = var[None] + VARIANCE_FLOOR
+        self._mean = mean[None]
         self._inverse = 1 / scale
-        self._level = 1 - np.log(scale)  # r - 1 - ln r = r - ln v - level
+        # r - 1 - ln r = v / scale + rest - ln(v + VARIANCE_FLOOR)
+        self._rest = VARIANCE_FLOOR * self._inverse - 1 + np.log(scale)
         self._share = 0.5 / mean.size
 
     def __call__(self, moments: NDArray[Float], logs: NDArray[Float]) -> NDArray[np.float64]:
         var = moments[:, 1]
-        with np.errstate(all="ignore"):
-            kl = var + VARIANCE_FLOOR
-            kl = kl * self._inverse
-            kl -= logs
-            kl -= self._level
-            if not var.all():
-                kl *= var > 0
-            shift = moments[:, 0] - self._mean
-            shift *= shift
-            shift *= self._inverse
-            kl += shift
-            # Rounding may leave a hair less than nothing.
-            total = np.maximum(np.add.reduce(kl, axis=1), 0.0, dtype=np.float64)
-            return np.log1p(total * self._share)  # type: ignore[no-any-return]
+        kl = var * self._inverse
+        kl += self._rest
+        kl -= logs
+        if not np.minimum.reduce(var, axis=None) > 0:
+            kl *= var != 0
+        shift = moments[:, 0] - self._mean
+        np.multiply(shift, shift, shift)
+        shift *= self._inverse
+        kl += shift
+        total = np.add.reduce(kl, 1)
+        total *= self._share
+        # Rounding may leave a hair less than nothing.
+        return np.log1p(np.absolute(total)).astype(np.float64, copy=False)  # type: ignore[no-any-return]
 
 
 def divergence(
     moments: NDArray[np.floating[Any]], source_mean: NDArray[np.float64], source_var: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """`Divergence` of `moments [N, 2, M]` from a source of `source_mean`, `source_var [M]`: `[N]`."""
-    return Divergence(source_mean, source_var)(moments, log_variances(moments))
+    with np.errstate(all="ignore"):
+        return Divergence(source_mean, source_var)(moments, log_variances(moments))
 
 
 def log_variances(moments: NDArray[Float]) -> NDArray[Float]:
     """ln(v + VARIANCE_FLOOR) of `moments [N, 2, M]`: `[N, M]`, which `Divergence` and `Departure` share."""
-    var = moments[:, 1]
-    floored = var + VARIANCE_FLOOR
-    with np.errstate(all="ignore"):
-        return np.log(floored, out=floored)  # type: ignore[no-any-return]
+    floored = moments[:, 1] + VARIANCE_FLOOR
+    return np.log(floored, floored)  # type: ignore[no-any-return]
 
 
 def pooled(moments: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -177,23 +178,23 @@ class Departure:
     """
 
     def __init__(self, centre: NDArray[np.float64], whiten: NDArray[np.floating[Any]]) -> None:
-        self._centre = centre.astype(whiten.dtype).reshape(2, -1)
-        self._whiten = np.ascontiguousarray(whiten.T)
+        self._centre = centre.astype(whiten.dtype).reshape(2, 1, -1)
+        self._whiten = _per_dimension(whiten)
 
     def __call__(self, moments: NDArray[Float], logs: NDArray[Float]) -> NDArray[np.float64]:
         count, width = logs.shape
-        vectors = np.empty((count, 2 * width), self._whiten.dtype)
-        with np.errstate(all="ignore"):
-            np.subtract(moments[:, 0], self._centre[0], out=vectors[:, :width], casting="same_kind")
-            np.subtract(logs, self._centre[1], out=vectors[:, width:], casting="same_kind")
-            return _length(rowwise(vectors, self._whiten))
+        vectors = _rows(count, 2 * width, self._whiten.dtype)
+        np.subtract(moments[:, 0], self._centre[0], vectors[:count, :width], casting="same_kind")
+        np.subtract(logs, self._centre[1], vectors[:count, width:], casting="same_kind")
+        return _lengths(vectors, self._whiten, count)
 
 
 def departure(
     moments: NDArray[np.floating[Any]], centre: NDArray[np.float64], whiten: NDArray[np.floating[Any]]
 ) -> NDArray[np.float64]:
     """`Departure` of `moments [N, 2, M]` from a source of `centre [2M]`, whitened by `whiten [R, 2M]`: `[N]`."""
-    return Departure(centre, whiten)(moments, log_variances(moments))
+    with np.errstate(all="ignore"):
+        return Departure(centre, whiten)(moments, log_variances(moments))
 
 
 class Distance:
@@ -204,50 +205,67 @@ class Distance:
     not.
     """
 
-    def __init__(self, mean: NDArray[np.float64], whiten: NDArray[np.float64]) -> None:
-        self._mean = mean
-        self._whiten = np.ascontiguousarray(whiten.T)
+    def __init__(self, mean: NDArray[np.float64], whiten: NDArray[np.floating[Any]]) -> None:
+        self._mean = mean[None]
+        self._whiten = _per_dimension(whiten)
 
     def __call__(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        with np.errstate(all="ignore"):
-            return _length(rowwise(features - self._mean, self._whiten))
+        count, width = features.shape
+        rows = _rows(count, width, self._whiten.dtype)
+        np.subtract(features, self._mean, rows[:count])
+        return _lengths(rows, self._whiten, count)
 
 
 def distance(
     features: NDArray[np.floating[Any]], source_mean: NDArray[np.float64], whiten: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """`Distance` of `features [N, F]` from a source of `source_mean [F]`, whitened by `whiten [F, F]`: `[N]`."""
-    return Distance(source_mean, whiten)(features)
+    with np.errstate(all="ignore"):
+        return Distance(source_mean, whiten)(features)
 
 
-def _length(white: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Root mean square of each row of `[N, R]`, which is lost: `[N]`."""
-    white *= white
-    return np.sqrt(np.add.reduce(white, axis=1) / white.shape[1], dtype=np.float64)  # type: ignore[no-any-return]
+def _per_dimension(whiten: NDArray[Float]) -> NDArray[Float]:
+    """`whiten [R, K]` as `_lengths` takes it: transposed, and divided by sqrt(R)."""
+    return np.ascontiguousarray(whiten.T / np.sqrt(whiten.dtype.type(len(whiten))))
 
 
-def rowwise(rows: NDArray[Float], matrix: NDArray[Float]) -> NDArray[Float]:
-    """`rows [N, K] @ matrix [K, R]`, each row the same to the last bit whatever stands beside it.
+def _rows(count: int, width: int, dtype: np.dtype[Float]) -> NDArray[Float]:
+    """Zeros for `count` rows, and as many more as make whole parts of ROWS."""
+    return np.zeros((-(-count // ROWS) * ROWS, width), dtype)
 
-    BLAS takes other ways, which round otherwise, for other numbers of rows. So they are always ROWS at a time, filled
-    up with zeros.
+
+def _lengths(rows: NDArray[Float], matrix: NDArray[Float], count: int) -> NDArray[np.float64]:
+    """|row matrix| of the first `count` of `rows` (from `_rows`): each the same to the bit whatever stands beside it.
+
+    BLAS goes other ways, which round otherwise, for other numbers of rows. So they are always ROWS at a time.
     """
-    count, width = rows.shape
-    parts = -(-count // ROWS)
-    if count % ROWS:
-        whole = np.zeros((parts * ROWS, width), rows.dtype)
-        whole[:count] = rows
-        rows = whole
-    return (rows.reshape(parts, ROWS, width) @ matrix).reshape(parts * ROWS, -1)[:count]
+    white = (rows.reshape(-1, ROWS, rows.shape[1]) @ matrix).reshape(len(rows), -1)[:count]
+    np.multiply(white, white, white)
+    squares = np.add.reduce(white, 1)
+    return np.sqrt(squares, squares).astype(np.float64, copy=False)  # type: ignore[no-any-return]
+
+
+class Softmax:
+    """Of logits `[N, K]`, what `entropy` and a class's probability both need, in float64."""
+
+    def __init__(self, logits: NDArray[np.floating[Any]]) -> None:
+        wide = logits.astype(np.float64)
+        wide -= np.maximum.reduce(wide, axis=1, keepdims=True)
+        self.below = np.maximum(wide, -700.0, out=wide)
+        """`[N, K]`: how far each logit lies below the greatest; 700 at most, so that -inf adds nothing to anything."""
+        self.weight = np.exp(wide)
+        """`[N, K]`, from 0 to 1."""
+        self.total = np.add.reduce(self.weight, 1)
+        """`[N]`: one over the probability of the greatest."""
+
+    def entropy(self) -> NDArray[np.float64]:
+        """In nats: `[N]`, from 0 (sure) to ln K."""
+        weighted = np.add.reduce(self.weight * self.below, 1)
+        weighted /= self.total
+        return np.log(self.total) - weighted  # type: ignore[no-any-return]
 
 
 def entropy(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Entropy of softmax(logits `[N, K]`) in nats: `[N]`, from 0 (sure) to ln K. A class of logit -inf adds nothing."""
-    wide = np.asarray(logits, np.float64)
-    with np.errstate(invalid="ignore"):
-        below = wide - np.maximum.reduce(wide, axis=1, keepdims=True)
-        np.maximum(below, -700.0, out=below)
-    weight = np.exp(below)
-    total = np.add.reduce(weight, axis=1)
-    weight *= below
-    return np.log(total) - np.add.reduce(weight, axis=1) / total  # type: ignore[no-any-return]
+    with np.errstate(all="ignore"):
+        return Softmax(np.asarray(logits)).entropy()

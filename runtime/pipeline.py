@@ -436,15 +436,15 @@ class Pipeline:
         rows: Sequence[dict[str, float] | None] = [None] * len(y)
         kept: Sequence[NDArray[np.float32] | None] = list(y) if self.plan.always else [None] * len(y)
         with np.errstate(all="ignore"):
+            taps = Taps(outputs, inputs or {})
             if inputs is not None:
-                taps = Taps(outputs, inputs)
                 watched = [signal(taps).tolist() for signal in self._signals]
                 rows = [dict(zip(self._watched, values, strict=True)) for values in zip(*watched, strict=True)]
             if not self._classify:
                 finite = [bool(f) for f in np.logical_and.reduce(np.isfinite(y), axis=1)]
                 return list(zip(y.astype(np.float64).tolist(), finite, rows, kept, strict=True))
             top = y.argmax(axis=1)
-            score = 1.0 / np.exp(y - y.max(axis=1, keepdims=True), dtype=np.float64).sum(axis=1)
+            score = 1.0 / taps.softmax.total
             return list(zip(top.tolist(), score.tolist(), rows, kept, strict=True))
 
     def _decide(

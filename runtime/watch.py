@@ -17,7 +17,7 @@ from trimtab.drift.catalogue import LONGEST, SEASON, SHORTEST, build, build_moni
 from trimtab.drift.detector import Detector
 from trimtab.drift.discoveries import Discoveries
 from trimtab.drift.monitor import Monitor
-from trimtab.drift.signals import Departure, Distance, Divergence, entropy, log_variances, whitening
+from trimtab.drift.signals import Departure, Distance, Divergence, Softmax, log_variances, whitening
 from trimtab.runtime.bundle import Bundle
 from trimtab.runtime.config import Drift, FalseAlarms
 from trimtab.runtime.errors import BundleError, ConfigError
@@ -34,9 +34,12 @@ class Taps:
     """What the observe graph took and gave for N samples, and what several signals need of it, taken once."""
 
     def __init__(self, outputs: Outputs, inputs: Inputs) -> None:
-        self.y = outputs.y
         self.inputs = inputs
         self._outputs = outputs
+
+    @cached_property
+    def softmax(self) -> Softmax:
+        return Softmax(self._outputs.y)
 
     @property
     def features(self) -> NDArray[np.float32]:
@@ -91,7 +94,7 @@ def _distance(bundle: Bundle) -> Signal | None:
 def _entropy(bundle: Bundle) -> Signal | None:
     if bundle.manifest.task != "classification":
         return None
-    return lambda taps: entropy(taps.y)
+    return lambda taps: taps.softmax.entropy()
 
 
 def _of_inputs(name: str, bundle: Bundle) -> Signal:
@@ -106,8 +109,8 @@ def _of_inputs(name: str, bundle: Bundle) -> Signal:
             f"{bundle.path / bundle.manifest.source}: usual.{name} is missing (it was written by an older trimtab, or "
             f"from too few source samples); export the bundle again, or drop {name} from drift.signals"
         )
-    usual = bundle.source.usual[name]
-    return lambda taps: input_signals.unusual(input_signals.figures(name, [taps.inputs[s] for s in sensors]), usual)
+    unusual = input_signals.Unusual(bundle.source.usual[name])
+    return lambda taps: unusual(input_signals.figures(name, [taps.inputs[s] for s in sensors]))
 
 
 def calibrated(inputs: Inputs, thetas: Sequence[NDArray[np.float32] | None], layout: ParameterLayout) -> Inputs:
