@@ -1,6 +1,6 @@
 """Alarms of many streams: each for itself (`sprt`, Bonferroni over its signals) against together, by online FDR.
 
-    python -m benchmarks.discoveries [--runs 10] [--streams 10]
+    python -m benchmarks.discoveries [--runs 8] [--streams 10]
 
 Streams of the smartwatch, put together from whole exercises on the right arm of people that its model was not trained
 on, drawn at random; two of them move to the left arm half-way, and no other ever does. Then streams of two signals of
@@ -117,7 +117,7 @@ def compared(kind: str, draw: Draw, references: Mapping[str, Array], runs: int, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--runs", type=int, default=8)
     parser.add_argument("--streams", type=int, default=10)
     given = parser.parse_args()
     kinds: list[tuple[str, Draw, Mapping[str, Array]]] = [
