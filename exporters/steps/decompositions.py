@@ -244,8 +244,15 @@ def weight_norm_backward(grad: Tensor, v: Tensor, g: Tensor, norms: Tensor, dim:
     return g / norms * (grad - v * along_v / norms), along_v
 
 
+def vector_norm(x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    if ord == 2 and x.dim():
+        return NotImplemented  # as it is: ONNX has it
+    return torch._refs.linalg.vector_norm(x, ord, dim, keepdim, dtype=dtype)
+
+
 def threshold_backward(grad: Tensor, result: Tensor, threshold: float) -> Tensor:
-    return grad * positive(result - threshold if threshold else result)
+    mask: Tensor = positive(result - threshold if threshold else result)
+    return grad * mask
 
 
 def hardtanh_backward(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:
@@ -268,7 +275,6 @@ def table() -> dict[Any, Callable[..., Any]]:
             aten.gelu,
             aten.silu,
             aten.logsumexp,
-            aten.linalg_vector_norm,
         ]
     )
     found |= more
@@ -287,6 +293,7 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.native_group_norm.default: native_group_norm,
         aten.var_mean.correction: var_mean,
         aten.var.correction: var,
+        aten.linalg_vector_norm.default: vector_norm,
         aten.threshold_backward.default: threshold_backward,
         aten.hardtanh_backward.default: hardtanh_backward,
     }

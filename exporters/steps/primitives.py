@@ -100,8 +100,8 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tens
 
 
 def _normalised(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """`(x - mean) / sqrt(var + eps) * weight + bias` per channel, of given statistics: one node, which makes the factors
-    from the statistics itself."""
+    """`(x - mean) / sqrt(var + eps) * weight + bias` per channel, of given statistics: one node, which makes
+    its factors of the statistics itself."""
     return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
 
 
