@@ -16,6 +16,7 @@ NAMES = (
     "nab",
     "columns",
     "hybrid",
+    "cost",
     "replay",
     "watch",
     "gas",

@@ -356,7 +356,7 @@ def watch(streams: int) -> list[dict[str, Any]]:
     from trimtab.runtime.bundle import load_bundle
     from trimtab.runtime.config import Drift
     from trimtab.runtime.sessions import Outputs
-    from trimtab.runtime.watch import watched_signals
+    from trimtab.runtime.watch import Taps, watched_signals
 
     recordings = load()
     bundle = load_bundle(BUNDLE)
@@ -366,7 +366,8 @@ def watch(streams: int) -> list[dict[str, Any]]:
 
     def observed(recording: Recording) -> Windows:
         taps = session.run(["y", "features", "moments"], {bundle.manifest.inputs[0].name: windows([recording])[0]})
-        return {name: signal(Outputs(*taps)) for name, signal in signals.items()}
+        observed = Taps(Outputs(*taps))
+        return {name: signal(observed) for name, signal in signals.items()}
 
     def exercises(arm: Arm) -> list[Windows]:
         return [observed(recording) for recording in worn(recordings, UNSEEN, arm)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,38 @@ from numpy.typing import NDArray
 from trimtab.drift.catalogue import LONGEST, SHORTEST, build, build_monitor, describe, names
 from trimtab.drift.detector import Detector
 from trimtab.drift.monitor import Monitor
-from trimtab.drift.signals import departure, distance, divergence, entropy, whitening
+from trimtab.drift.signals import Departure, Distance, Divergence, Softmax, log_variances, whitening
 from trimtab.runtime.bundle import Bundle
 from trimtab.runtime.config import Drift, FalseAlarms
 from trimtab.runtime.errors import BundleError, ConfigError
 from trimtab.runtime.sessions import Outputs
 
-Signal = Callable[[Outputs], NDArray[np.float64]]
-"""From the observe graph's outputs for N samples to one figure each, `[N]`."""
+
+class Taps:
+    """What the observe graph gave for N samples, and what several signals need of it, taken once."""
+
+    def __init__(self, outputs: Outputs) -> None:
+        self._outputs = outputs
+
+    @cached_property
+    def softmax(self) -> Softmax:
+        return Softmax(self._outputs.y)
+
+    @property
+    def features(self) -> NDArray[np.float32]:
+        return _observed(self._outputs.features)
+
+    @property
+    def moments(self) -> NDArray[np.float32]:
+        return _observed(self._outputs.moments)
+
+    @cached_property
+    def logs(self) -> NDArray[np.float32]:
+        return log_variances(self.moments)
+
+
+Signal = Callable[[Taps], NDArray[np.float64]]
+"""From what was observed of N samples to one figure each, `[N]`."""
 
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "week": 604800.0, "month": 2629800.0}
 
@@ -26,46 +51,35 @@ SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "week"
 def _divergence(bundle: Bundle) -> Signal | None:
     if not bundle.manifest.norms or "observe" not in bundle.manifest.graphs:
         return None
+    # In the precision of moments, as departure is: it costs half.
     mean, var = bundle.source.moments_mean, bundle.source.moments_var
-
-    def signal(outputs: Outputs) -> NDArray[np.float64]:
-        return divergence(_observed(outputs.moments), mean, var)
-
-    return signal
+    divergence = Divergence(mean.astype(np.float32), var.astype(np.float32))
+    return lambda taps: divergence(taps.moments, taps.logs)
 
 
 def _departure(bundle: Bundle) -> Signal | None:
-    centre, whiten = bundle.source.moments_centre, bundle.source.moments_whitening
-    if not centre.size:
+    if not bundle.source.moments_centre.size:
         return None
-
-    def signal(outputs: Outputs) -> NDArray[np.float64]:
-        return departure(_observed(outputs.moments), centre, whiten)
-
-    return signal
+    departure = Departure(bundle.source.moments_centre, bundle.source.moments_whitening)
+    return lambda taps: departure(taps.moments, taps.logs)
 
 
 def _distance(bundle: Bundle) -> Signal | None:
     if not bundle.manifest.features or "observe" not in bundle.manifest.graphs:
         return None
-    mean = bundle.source.feature_mean
     try:
-        whiten = whitening(bundle.source.feature_cov)
+        distance = Distance(bundle.source.feature_mean, whitening(bundle.source.feature_cov))
     except ValueError:
         raise BundleError(
             f"{bundle.path / bundle.manifest.source}: feature_cov has negative eigenvalues; export the bundle again"
         ) from None
-
-    def signal(outputs: Outputs) -> NDArray[np.float64]:
-        return distance(_observed(outputs.features), mean, whiten)
-
-    return signal
+    return lambda taps: distance(taps.features)
 
 
 def _entropy(bundle: Bundle) -> Signal | None:
     if bundle.manifest.task != "classification":
         return None
-    return lambda outputs: entropy(outputs.y)
+    return lambda taps: taps.softmax.entropy()
 
 
 def _observed(tap: NDArray[np.float32] | None) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from tests.runtime.conftest import Tiny
 from trimtab.examples.watch import BUNDLE, stream
 from trimtab.runtime.bundle import load_bundle
 from trimtab.runtime.cli import cli
-from trimtab.runtime.config import Config
+from trimtab.runtime.config import Batch, Config
 from trimtab.runtime.decisions import Step
 from trimtab.runtime.errors import TrimtabError
 from trimtab.runtime.recordings import Recording
@@ -156,6 +156,26 @@ def test_many_streams_share_batches(tiny: Tiny, tmp_path: Path) -> None:
     config = Config(bundle=tiny.bundle.path)
     replay(tiny.bundle, config, Recording(tmp_path / "many.csv", tiny.bundle.manifest).blocks(), [Sizes()])
     assert sizes == [21]
+
+
+def test_where_batches_are_cut_makes_no_difference(moved: Path) -> None:
+    """To the last bit, over alarms and switches of the vector."""
+    bundle = load_bundle(BUNDLE)
+    said = []
+
+    class Notes:
+        def take(self, step: Step, seconds: float) -> None:
+            for decision in step.decisions:
+                said[-1].setdefault(decision.stream, []).append(decision)
+            for event in step.events:
+                said[-1].setdefault(event.topic, []).append(event.payload)
+
+    blocks = list(Recording(moved, bundle.manifest).blocks())[300:600]
+    for size in (1, 7, 64):
+        said.append({})
+        replay(bundle, Config(bundle=BUNDLE, batch=Batch(size=size)), blocks, [Notes()])
+    assert said[0] == said[1] == said[2]
+    assert {topic.partition("/")[0] for topic in said[0]} >= {"drift", "adaptation", "state"}
 
 
 def test_static_turns_adaptation_off_and_nothing_else(tiny: Tiny) -> None:
