@@ -103,15 +103,17 @@ class Discoveries:
         found = self._stream(stream)
         for signal, value in values.items():
             found.reached[signal] = math.expm1(found.detectors[signal].update(value).statistic)
+        e_values = {s: r / (found.began[s] + self._period) for s, r in found.reached.items()}
+        e_value = float(average(list(e_values.values())))
+        needed = 1 / self._rule.allowance(found.number)
         if found.quiet:
+            if e_value >= needed:  # the same drift goes on: it is not heard, and learnt like its beginning
+                self._relearn(found)
             found.quiet -= 1
             if not found.quiet:
                 self._begin(found)
             return None
         found.seen += 1
-        e_values = {s: r / (found.began[s] + self._period) for s, r in found.reached.items()}
-        e_value = float(average(list(e_values.values())))
-        needed = 1 / self._rule.allowance(found.number)
         found.share = math.log(max(e_value, 1.0)) / math.log(needed)
         if self._rule.decide(found.number, e_value):
             return self._alarm(found, e_values, e_value, needed)
@@ -135,13 +137,18 @@ class Discoveries:
         signal = max(e_values, key=lambda s: e_values[s])
         shares = {s: math.log(max(e, 1.0)) / math.log(needed) for s, e in e_values.items()}
         onset = stream.detectors[signal].onset()
-        for s, detector in stream.detectors.items():
-            detector.relearn()
-            stream.reached[s] = 0.0
+        self._relearn(stream)
         stream.share, stream.quiet = 0.0, self._refractory
         if not stream.quiet:
             self._begin(stream)
         return Alarm(signal, self.name, math.log(e_value), math.log(needed), onset, shares)
+
+    def _relearn(self, stream: _Stream) -> None:
+        """Learn the baselines anew, without evidence so far."""
+        for detector in stream.detectors.values():
+            detector.relearn()
+        stream.reached = dict.fromkeys(self._make, 0.0)
+        stream.began = dict(stream.reached)
 
     def pressure(self, stream: str) -> float:
         """How near a stream stands to an alarm: the logarithm of its e-value as a share of what it must reach."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -471,6 +471,8 @@ class Pipeline:
                 alarm, pressure = sighting
                 if self._discoveries is not None:
                     alarm = self._discoveries.update(stream.name, watched)
+                    if alarm is not None and alarm.onset is not None:  # in observed windows
+                        alarm = replace(alarm, onset=alarm.onset * self._every)
                     pressure = self._discoveries.pressure(stream.name)
                 if alarm is not None:
                     step.events += adaptation.alarmed(alarm, sample)

@@ -249,7 +249,7 @@ def new_discoveries(bundle: Bundle, drift: Drift, signals: Iterable[str]) -> Dis
         list(signals),
         level=chosen.level,
         period=chosen.period,
-        refractory=drift.refractory,
+        refractory=-(-drift.refractory // drift.observe_every),  # it counts observed windows alone
         references=bundle.source.reference,
     )
 

@@ -208,6 +208,25 @@ def test_an_alarm_says_what_raised_it_and_rests() -> None:
         watch.update("s", {"c": 1.0})
 
 
+@pytest.mark.parametrize("size", [1.0, 5.0, 1e6])
+def test_a_drift_that_goes_on_while_a_stream_rests_is_told_once(size: float) -> None:
+    rng = np.random.default_rng(11)
+    watch = Discoveries(["a"], level=0.1, period=300, refractory=256, references={"a": rng.standard_normal(2000)})
+    values = rng.standard_normal(1000)
+    values[200:] += 5.0
+    values[330:] += size
+    assert [n for n, v in enumerate(values) if watch.update("s", {"a": v}) is not None] == [201]
+
+
+def test_a_stream_that_never_settles_stays_within_numbers() -> None:
+    watch = Discoveries(["a"], level=0.1, period=300, refractory=600)
+    values = np.concatenate([np.random.default_rng(12).standard_normal(200), np.exp(0.2 * np.arange(1600))])
+    found = [alarm for v in values if (alarm := watch.update("s", {"a": v})) is not None]
+    assert len(found) >= 2
+    assert all(math.isfinite(alarm.statistic) for alarm in found)
+    assert max(watch.state("s")["reached"].values()) < 1e9
+
+
 def test_pressure_rises_to_an_alarm_and_a_reset_begins_anew() -> None:
     rng = np.random.default_rng(8)
     reference = {"a": rng.standard_normal(2000)}

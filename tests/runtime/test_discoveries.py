@@ -61,6 +61,19 @@ def test_the_stream_that_moves_alarms(whole: Desk) -> None:
     assert "drifted" not in states["a"] | states["c"]
 
 
+def test_windows_that_are_not_observed_count(tiny: Tiny) -> None:
+    drift = {"signals": ["raw"], "discoveries": {"level": 0.1, "period": 200}, "refractory": 300, "observe_every": 3}
+    desk = Desk(tiny, config(drift=drift))
+    for k in range(700):
+        values = np.random.default_rng([4, k]).normal(0, 2, (ROWS if k == 0 else HOP, 3)).astype(np.float32)
+        desk.offer(values + np.float32(1.2 * (k >= 300) + 2 * (k >= 650)), "a")
+    desk.drain()
+    first, second = told(desk)
+    assert 306 < first["sequence"] < 330
+    assert abs(first["onset"] - 300) <= 9
+    assert 650 <= second["sequence"] < 665, "the rest is over"
+
+
 def test_where_batches_are_cut_makes_no_difference(tiny: Tiny, whole: Desk) -> None:
     desk = Desk(tiny, settings(batch={"size": 7, "deadline": 5}))
     offered(desk, range(WINDOWS))
