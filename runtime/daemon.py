@@ -409,7 +409,9 @@ class Daemon:
             return
         try:
             stream, sequence, label = intake.read_label(delivery.payload, route)
-            if not self.pipeline.label(stream, sequence, label):
+            if self.pipeline.label(stream, sequence, label):
+                self._touched[stream] = None  # what the detector of errors learnt of it is not told again
+            else:
                 log.debug("a label for window %d of %s found it forgotten", sequence, stream)
             self._marks.append(mark)
         except ValueError as error:  # a PayloadError, or a class that the model does not have

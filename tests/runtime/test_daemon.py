@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from trimtab.drift.catalogue import build
 from trimtab.runtime.clock import SystemClock
 from trimtab.runtime.config import parse_config
 from trimtab.runtime.daemon import Daemon
@@ -110,6 +111,30 @@ def test_what_cannot_be_read_is_a_dead_letter_and_the_stream_goes_on(
         assert letter["bytes"] == len(payload)
         assert base64.b64decode(letter["payload"]) == payload[:4096]
     assert "label" in ear.next(f"trimtab/{node}/deadletter")["reason"]
+
+
+def test_what_labels_told_outlives_a_kill(
+    daemon: Start, client: Start, config: dict[str, Any], broker: Any, tiny: Any, tmp_path: Path
+) -> None:
+    node = config["node"]
+    config["journal"] = str(tmp_path / "j.db")
+    config["streams"][0]["labels"] = f"labels/{node}/+"
+    config["drift"] = {"signals": ["entropy"], "errors": "ddm"}
+    ear = client(broker, f"trimtab/{node}/#")
+    process = serving(daemon, ear, config)
+    for number, rows in enumerate(blocks(2)):
+        ear.publish(f"{node}/s", message(rows, number))
+    ear.next(f"trimtab/{node}/decision/{node}/s")
+    ear.publish(f"labels/{node}/s", {"stream": f"{node}/s", "sequence": 0, "label": "no"})
+    ear.publish(f"trimtab/{node}/set/pause", {"stream": "another"})  # journalled with the label, or after it
+    ear.next(f"trimtab/{node}/result/pause")
+    process.kill()
+    assert ear.next(f"trimtab/{node}/available") == "offline"
+    journal = Journal(tmp_path / "j.db", tiny.bundle.digest)
+    (_, snapshot) = journal.streams()[f"{node}/s"]
+    journal.close()
+    assert snapshot is not None
+    assert snapshot["late"] != build("ddm", every=20_000).state()
 
 
 def test_a_sender_that_repeats_itself_is_not_heard_twice(
