@@ -65,16 +65,16 @@ class Calibrations(_Strict):
     def choose(self, file: Path, detector: str, every: float | None) -> Calibration:
         """A detector's calibration, at a rate where it has several. Raises ConfigError where that names none."""
         found = self.of(file, detector)
-        fitting = [entry for entry in found if every in (None, entry.every)]
+        fitting = [entry for entry in found if every is None or math.isclose(entry.every, every, rel_tol=1e-9)]
         if len(fitting) == 1:
             return fitting[0]
-        rates = ", ".join(f"{entry.every:g}" for entry in found)
+        rates = ", ".join(f"{entry.every:.12g}" for entry in found)
         raise ConfigError(f"{file} holds calibrations of {detector} for one false alarm in {rates}; choose by --every")
 
     def fitting(self, file: Path, detector: str, every: float, options: Mapping[str, Any]) -> Calibration:
         """The calibration of a box's detector. Raises ConfigError, one sentence, where there is none, or the detector
         made from the recording now comes to another threshold."""
-        again = f"calibrate again with --detector {detector} --every {every:g}"
+        again = f"calibrate again with --detector {detector} --every {every:.12g}"
         found = [entry for entry in self.calibrations if entry.detector == detector]
         if not found:
             held = ", ".join(dict.fromkeys(entry.detector for entry in self.calibrations))
@@ -88,10 +88,10 @@ class Calibrations(_Strict):
             if math.isclose(entry.every, every, rel_tol=1e-9):
                 self.verify(file, entry)
                 return entry
-        rates = ", ".join(f"{entry.every:g}" for entry in found)
+        rates = ", ".join(f"{entry.every:.12g}" for entry in found)
         raise ConfigError(
             f"{file} is for one false alarm in {rates} values where drift.false_alarms leaves each signal one in "
-            f"{every:g}; {again}, or set drift.false_alarms"
+            f"{every:.12g}; {again}, or set drift.false_alarms"
         )
 
     def verify(self, file: Path, entry: Calibration) -> None:

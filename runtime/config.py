@@ -180,9 +180,10 @@ class Drift(Section):
 
     @model_validator(mode="after")
     def _either(self) -> Drift:
-        if self.discoveries is not None and (self.options or self.calibrations):
-            key = "options" if self.options else "calibrations"
-            raise ValueError(f"{key} are of a detector, which discoveries does without; leave one of them out")
+        unused = {"detector", "options", "calibrations"} & self.model_fields_set
+        if self.discoveries is not None and unused:
+            keys = " and ".join(sorted(unused))
+            raise ValueError(f"discoveries does without a detector: leave out discoveries, or {keys}")
         return self
 
 

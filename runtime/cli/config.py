@@ -28,7 +28,8 @@ def check(file: Path) -> None:
     bundle = load_bundle(found.bundle)
     with said_of(file):
         watched = watched_signals(bundle, found.drift)
-        new_monitor(bundle, found.drift, watched, references(bundle, found.drift, watched))
+        if found.drift.discoveries is None:
+            new_monitor(bundle, found.drift, watched, references(bundle, found.drift, watched))
         new_error_detector(bundle, found.drift)
         configured_methods(found.adaptation, bundle)
     manifest = bundle.manifest

@@ -122,6 +122,11 @@ FOREIGN: list[tuple[Callable[[Path], Any], dict[str, Any], str]] = [
         {"false_alarms": {"every": 2000}},
         "is for one false alarm in 10000 .* one in 4000; calibrate again",
     ),
+    (  # what it says is to be given is not rounded: it would be refused again
+        lambda f: None,
+        {"false_alarms": {"every": 8218125.3}},
+        "is for one false alarm in 10000 .* one in 16436250.6; calibrate again with .* --every 16436250.6",
+    ),
     (lambda f: shutil.copy(f / "divergence.json", f / "entropy.json"), {}, "both of divergence; drop one"),
     (
         _edited(lambda c: c["calibrations"][0].update(threshold=1.0)),

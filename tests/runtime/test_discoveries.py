@@ -118,8 +118,8 @@ def test_a_vector_begins_the_stream_anew(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("drift", "said"),
     [
-        ({"options": {"warmup": 32}}, "options are of a detector, which discoveries does without"),
-        ({"calibrations": ["a.json"]}, "calibrations are of a detector"),
+        ({"options": {"warmup": 32}}, "discoveries does without a detector: leave out discoveries, or options"),
+        ({"detector": "ks", "calibrations": ["a.json"]}, "leave out discoveries, or calibrations and detector"),
         ({"discoveries": {"level": 1}}, "discoveries.level"),
         ({"discoveries": {"period": 0}}, "discoveries.period"),
     ],

@@ -30,3 +30,11 @@ def test_check_says_what_would_be_served(tiny_bundle, tmp_path: Path) -> None:  
     assert result.exit_code == 0
     assert "tiny" in result.output
     assert "a/+" in result.output
+
+
+def test_check_asks_no_detector_where_there_is_none(tiny_bundle, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "c.yaml"
+    drift = "discoveries: {}, false_alarms: {every: 1, per: second}"
+    file.write_text(f"bundle: {tiny_bundle.path}\ndrift: {{{drift}}}\n")
+    result = CliRunner().invoke(config, ["check", str(file)])
+    assert result.exit_code == 0, result.output
