@@ -2,7 +2,7 @@
 
 Ramdas, Yang, Wainwright and Jordan 2017, "Online control of the false discovery rate with decaying memory", equation 3
 with theorem 1 (after LORD, Javanmard and Montanari 2018): FDR at most `level`, for p-values that are uniform or larger
-and independent where nothing has changed. The t-th is rejected at p <= a_t,
+where nothing has changed, and independent there of each other and of the rest. The t-th is rejected at p <= a_t,
 
     a_t = gamma_t w + (level - w) gamma_(t - t1) + level sum_(j > 1) gamma_(t - tj),
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from scipy.special import zeta
 
 DECAY = 1.6
-"""As in the figures of Ramdas et al. 2017 and of Xu and Ramdas 2024: slow, so that late tests keep some level."""
+"""That of Ramdas et al. 2018 (SAFFRON), and of the onlineFDR package: slow, so that late tests keep some level."""
 
 
 class Spending:
