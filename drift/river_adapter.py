@@ -91,7 +91,7 @@ class River:
                 self._learn(value)
                 return self._finding()
             value = (value - self._centre) / self._unit
-        self._detector.update(value)
+        self._detector.update(float(value))  # a NumPy number would leave flags in its state that are no bool
         if not self._detector.drift_detected:
             return self._finding()
         finding = Finding(True, max(kind.statistic(self._detector), kind.limit), kind.limit, kind.onset(self._detector))

@@ -158,6 +158,14 @@ def test_a_state_is_a_snapshot(kind: Kind) -> None:
     assert json.dumps(state) == text
 
 
+def test_numbers_of_numpy_are_numbers(kind: Kind) -> None:
+    name, make = kind
+    one, other = make(), make()
+    values = drifting(name)[:150]
+    assert [one.update(v) for v in np.array(values)] == run(other, values)
+    assert json.dumps(one.state()) == json.dumps(other.state())
+
+
 def test_a_state_of_another_is_refused(kind: Kind) -> None:
     name, make = kind
     other = next(n for n in names() if n != name)
