@@ -80,6 +80,8 @@ def replay(
     for file, option in ((out, "--out"), (signals, "--signals"), (plot, "--plot")):
         check_written(file, option, recording)
     config = configuration(folder, config_file)
+    if label_delay and config.drift.errors is None:
+        raise click.UsageError("--label-delay is of drift.errors, which is not set; set it, or leave the option out")
     bundle = load_bundle(config.bundle)
     source = Recording(recording, bundle.manifest)
     if publish:

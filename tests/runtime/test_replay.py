@@ -104,6 +104,9 @@ def test_errors_without_labels_are_said_not_to_be_watched(tiny: Tiny, short: Pat
     bare, config = tmp_path / "bare.csv", tmp_path / "config.yaml"
     bare.write_text("\n".join(line.rpartition(",")[0] for line in short.read_text().splitlines()))
     config.write_text(yaml.safe_dump({"bundle": str(tiny.bundle.path), "drift": {"errors": "ddm"}}))
+    result = trimtab("replay", bare, "--bundle", tiny.bundle.path, "--label-delay", 5)
+    assert result.exit_code == 2
+    assert "--label-delay is of drift.errors, which is not set" in result.stderr
     result = trimtab("replay", bare, "--config", config)
     assert result.exit_code == 0
     assert f"drift.errors: {bare} has no labels, so that no errors were watched" in result.stderr
