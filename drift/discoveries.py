@@ -12,9 +12,10 @@ that it suffices, however streams hang together. A stream that has alarmed learn
 Nobody sets a threshold for a stream: while nothing has been found evidence must be strong, the stronger the more
 periods there have been, and once many streams drift a little is enough.
 
-The guarantee holds for values that are independent and Gaussian (or tamer) about their baselines. Those that hang
-together are weighed by their reference's variance inflation, and the stream's own beyond that, so that it holds about:
-for their sums over longer than they hang together. Without a reference they are taken to be independent.
+The guarantee holds for values that are independent and Gaussian (or tamer) about their baselines, or as skewed and
+heavy-tailed as a reference of theirs, as far as that shows its tails. Those that hang together are weighed by their
+reference's variance inflation, and the stream's own beyond that, so that it holds about: for their sums over longer
+than they hang together. Without a reference they are taken to be independent and Gaussian.
 """
 
 from __future__ import annotations

@@ -12,6 +12,9 @@ Any mean of such R is one as well: here over directions s and stakes b, equally 
   mean of Waudby-Smith and Ramdas 2023): z is clipped at 4, and stakes are from 1/32 to 1/4.
   Slower, yet valid for skewed and heavy tails.
 
+- L = exp(s b z - c), c = max(b^2 / 2, ln of the mean of exp(s b z) over a recording): of `e_process`, for values that
+  are skewed or heavy-tailed as the recording's are.
+
 What is guaranteed is subject to z: where the baseline is learnt from the stream, mean 0 and variance 1 hold as far as
 that is right (trimtab.drift.baseline). The statistic is ln(1 + R). The onset is where the e-CUSUM of the largest part,
 max(0, S + ln L), left 0.
@@ -20,12 +23,15 @@ max(0, S + ln L), left 0.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.drift.baseline import Baseline
 from trimtab.drift.mixture import Mixture
-from trimtab.drift.standardised import Standardised
+from trimtab.drift.standardised import Standardised, bound
 
 CLIP = 4.0
 """Deviations at which z is clipped in the bounded bet."""
@@ -39,12 +45,12 @@ SHARES = (0.125, 0.25, 0.5, 0.95)
 
 
 class Chart:
-    """The statistic; `bounded`: bets on the mean alone."""
+    """The statistic; `bounded`: bets on the mean alone. `costs`: c of each stake and direction; none: b^2 / 2."""
 
-    def __init__(self, bounded: bool) -> None:
+    def __init__(self, bounded: bool, costs: tuple[float, ...] = ()) -> None:
         self._bounded = bounded
-        stakes = [share / CLIP for share in SHARES] if bounded else list(STAKES)
-        self._stakes = [sign * b for b in stakes for sign in (1.0, -1.0)]
+        self._stakes = _signed([share / CLIP for share in SHARES] if bounded else STAKES)
+        self._costs = costs or tuple(0.5 * b * b for b in self._stakes)
         self._mixture = Mixture(len(self._stakes))
         self.clear, self.onset = self._mixture.clear, self._mixture.onset
         self.state, self.restore = self._mixture.state, self._mixture.restore
@@ -53,7 +59,23 @@ class Chart:
         if self._bounded:
             near = min(max(z, -CLIP), CLIP)
             return self._mixture.take([math.log1p(b * near) for b in self._stakes])
-        return self._mixture.take([b * z - 0.5 * b * b for b in self._stakes])
+        return self._mixture.take([b * z - c for b, c in zip(self._stakes, self._costs, strict=True)])
+
+
+def _signed(stakes: Sequence[float]) -> list[float]:
+    """Each stake in both directions."""
+    return [sign * b for b in stakes for sign in (1.0, -1.0)]
+
+
+@lru_cache(maxsize=64)
+def _costs(reference: bytes) -> tuple[float, ...]:
+    """c of each of STAKES and direction, by a recording (float64 as bytes), as `e_process` is given its values."""
+    known = Baseline(3, 3, np.frombuffer(reference))
+    if known.recorded is None:
+        raise RuntimeError("a baseline with a reference has none")
+    most = bound(RAREST)
+    z = np.clip(known.recorded, -most, most) / math.sqrt(known.correlation)
+    return tuple(max(0.5 * b * b, math.log(float(np.exp(b * z).mean()))) for b in _signed(STAKES))
 
 
 def e_detector(
@@ -85,12 +107,13 @@ def e_process(*, reference: NDArray[np.float64] | None = None, warmup: int = 64,
     """The statistic alone, for those who decide by it themselves: it never alarms. Options as for `e_detector`.
 
     With a reference, values that hang together weigh less (`weighed` of `Standardised`): z is sub-Gaussian in its sums
-    then, if not in each value.
+    then, if not in each value. And what is won by a value is held against what the reference's would win (`_costs`).
     """
+    costs = () if reference is None else _costs(np.asarray(reference, np.float64).tobytes())
     return Standardised(
         "e_process",
         Chart,
-        (False,),
+        (False, costs),
         lambda: math.inf,
         every=RAREST,
         warmup=warmup,

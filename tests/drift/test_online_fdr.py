@@ -189,6 +189,21 @@ def test_alarms_of_streams_are_false_as_rarely_as_asked(kind: str) -> None:
     assert np.median(delays) < (60 if kind == "autocorrelated" else 20)
 
 
+@pytest.mark.parametrize("kind", ["exponential", "student"])
+def test_skewed_values_like_the_references_raise_no_more_false_alarms(kind: str) -> None:
+    rng = np.random.default_rng(13)
+
+    def draw(n: int) -> NDArray[np.float64]:
+        return rng.exponential(size=n) if kind == "exponential" else rng.standard_t(5, n)
+
+    watch = Discoveries(["a"], level=0.1, period=500, references={"a": draw(3000)})
+    values = {str(s): draw(1000) for s in range(20)}
+    alarms = [watch.update(s, {"a": own[n]}) for n in range(1000) for s, own in values.items()]
+    assert not any(alarms)
+    found = [watch.update("0", {"a": v + 2.0}) is not None for v in draw(60)]
+    assert any(found), "a change is seen all the same"
+
+
 def test_an_alarm_says_what_raised_it_and_rests() -> None:
     rng = np.random.default_rng(7)
     watch = Discoveries(["a", "b"], level=0.1, period=300, refractory=100)
