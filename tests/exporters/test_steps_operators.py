@@ -12,8 +12,9 @@ from onnx import helper
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from trimtab.exporters.drafting import Draft
+from trimtab.exporters.drafting import Draft, ending
 from trimtab.exporters.steps import operators  # noqa: F401 - registers them
+from trimtab.exporters.steps.losses import entropy
 from trimtab.exporters.steps.primitives import batch_norm, moments, scale_shift
 from trimtab.exporters.steps.tracing import record
 from trimtab.exporters.steps.translation import TYPES, Translation
@@ -185,6 +186,25 @@ def test_a_batch_norm_keeps_its_digits_far_from_zero() -> None:
     found, wanted = through_onnx(step, values, nn.Identity(), 4), step({n: v[:4].double() for n, v in values.items()})
     for key, value in wanted.items():
         np.testing.assert_allclose(found[key], value.numpy(), rtol=1e-2, atol=1e-3, err_msg=key)
+
+
+def test_the_gradient_of_an_entropy_is_that_of_its_formula() -> None:
+    torch.manual_seed(0)
+    y = (torch.randn(5, 4, dtype=torch.float64) * 4).requires_grad_()
+    torch.testing.assert_close(entropy(y), -(y.softmax(1) * y.log_softmax(1)).sum(1))
+    assert torch.autograd.gradcheck(entropy, y)
+
+
+def test_what_no_output_needs_is_not_written() -> None:
+    draft = Draft()
+    one, two = draft.node("Neg", "x"), draft.node("Abs", "x")
+    draft.node("Exp", two)
+    nodes = ending(draft, {"first": one, "again": one, "given": "x"})
+    assert [(n.op_type, *n.input, *n.output) for n in nodes] == [
+        ("Neg", "x", "first"),
+        ("Identity", "first", "again"),
+        ("Identity", "x", "given"),
+    ]
 
 
 def test_an_expanded_value_is_broadcast_or_written_out() -> None:
