@@ -15,7 +15,7 @@ from torch.func import functional_call
 from trimtab.exporters.drafting import Draft, ending
 from trimtab.exporters.steps import operators  # noqa: F401 - registers them
 from trimtab.exporters.steps.losses import entropy
-from trimtab.exporters.steps.primitives import batch_norm, moments, scale_shift
+from trimtab.exporters.steps.primitives import LONG, batch_norm, moments, scale_shift
 from trimtab.exporters.steps.tracing import record
 from trimtab.exporters.steps.translation import TYPES, Translation
 from trimtab.exporters.survey import session
@@ -150,10 +150,11 @@ def test_layers_and_their_gradients(name: str) -> None:
         np.testing.assert_allclose(found[key], value.numpy(), rtol=1e-4, atol=2e-5, err_msg=key)
 
 
-def test_norm_primitives_are_a_batch_norm() -> None:
+@pytest.mark.parametrize("size", [5, LONG])
+def test_norm_primitives_are_a_batch_norm(size: int) -> None:
     torch.manual_seed(0)
-    x = torch.randn(6, 3, 5, dtype=torch.float64) * 2 + 3
-    weight, bias, g = torch.rand(3).double(), torch.rand(3).double(), torch.randn(6, 3, 5).double()
+    x = torch.randn(6, 3, size, dtype=torch.float64) * 2 + 3
+    weight, bias, g = torch.rand(3).double(), torch.rand(3).double(), torch.randn(6, 3, size).double()
 
     def from_moments(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         mean, var, _ = moments(x)
@@ -170,11 +171,12 @@ def test_norm_primitives_are_a_batch_norm() -> None:
             torch.testing.assert_close(found, value)
 
 
-def test_a_batch_norm_keeps_its_digits_far_from_zero() -> None:
+@pytest.mark.parametrize("size", [5, LONG])
+def test_a_batch_norm_keeps_its_digits_far_from_zero(size: int) -> None:
     """A mean of squares less the square of the mean would have none left of the variance."""
     torch.manual_seed(0)
-    values = {"x": torch.randn(8, 3, 5) + 5000.0, "weight": torch.rand(3), "bias": torch.rand(3)}
-    g = torch.randn(8, 3, 5)
+    values = {"x": torch.randn(8, 3, size) + 5000.0, "weight": torch.rand(3), "bias": torch.rand(3)}
+    g = torch.randn(8, 3, size)
 
     def step(values: dict[str, Tensor]) -> dict[str, Tensor]:
         with torch.enable_grad():
