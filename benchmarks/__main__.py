@@ -12,6 +12,7 @@ import time
 NAMES = (
     "sessions",
     "detection",
+    "discoveries",
     "bank",
     "nab",
     "columns",

@@ -90,7 +90,7 @@ def observed(session: Any, feed: dict[str, np.ndarray]) -> Outputs:
 
 def watched(signals: Mapping[str, Any], outputs: Outputs) -> list[Window]:
     """The signals of each window."""
-    taps = Taps(outputs)
+    taps = Taps(outputs, {})
     with np.errstate(all="ignore"):
         columns = [signal(taps).tolist() for signal in signals.values()]
     return [dict(zip(signals, values, strict=True)) for values in zip(*columns, strict=True)]

@@ -138,10 +138,23 @@ def moment_whitening(
     """
     if len(moments) < 8 or not np.isfinite(moments).all():
         raise ValueError(f"whitening moments takes at least 8 samples of finite moments, not {len(moments)}")
+    size = moments.shape[2]
+    floor = np.repeat([np.sqrt(VARIANCE_FLOOR), LOG_FLOOR], size)
     vectors = np.concatenate([moments[:, 0], log_variances(moments)], axis=1, dtype=np.float64)
+    return vector_whitening(vectors, floor, shrinkage)
+
+
+def vector_whitening(
+    vectors: NDArray[np.float64], floor: NDArray[np.float64], shrinkage: float = 2 * SHRINKAGE
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Centre `[D]` and whitening `[R, D]` of `vectors [n, D]`, R = min(D, PROJECTED, n // 4); see `moment_whitening`.
+
+    `floor [D]`: least deviation that a figure is taken to have. Raises ValueError where n < 8.
+    """
+    if len(vectors) < 8:
+        raise ValueError(f"whitening takes at least 8 samples, not {len(vectors)}")
     centre = vectors.mean(axis=0)
     size = centre.size
-    floor = np.repeat([np.sqrt(VARIANCE_FLOOR), LOG_FLOOR], size // 2)
     scale = np.maximum(vectors.std(axis=0), floor)
     rank = min(size, PROJECTED, len(vectors) // 4)
     if rank < size:
@@ -192,7 +205,7 @@ class Distance:
     not.
     """
 
-    def __init__(self, mean: NDArray[np.float64], whiten: NDArray[np.float64]) -> None:
+    def __init__(self, mean: NDArray[np.float64], whiten: NDArray[np.floating[Any]]) -> None:
         self._mean = mean[None]
         self._whiten = _per_dimension(whiten)
 

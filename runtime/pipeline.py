@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.drift import input_signals
+from trimtab.drift.detector import Finding
 from trimtab.drift.monitor import Alarm, Monitor
 from trimtab.runtime.adaptation import Adaptation
 from trimtab.runtime.blocks import Block, Sample
@@ -29,7 +31,16 @@ from trimtab.runtime.late import LateLabels
 from trimtab.runtime.sessions import Engine, Outputs
 from trimtab.runtime.stepping import Held, Stepping
 from trimtab.runtime.tries import Plan
-from trimtab.runtime.watch import Taps, new_error_detector, new_monitor, watched_signals
+from trimtab.runtime.watch import (
+    Inputs,
+    Taps,
+    calibrated,
+    new_discoveries,
+    new_error_detector,
+    new_monitor,
+    references,
+    watched_signals,
+)
 from trimtab.runtime.windows import Windower
 
 log = logging.getLogger(__name__)
@@ -104,6 +115,9 @@ class Pipeline:
         Where adaptation runs: inline in a replay, on its own thread in the daemon.
     resumable
         Keep what `snapshot` needs. A replay does without.
+    label_delay
+        Windows of its stream after which a label that came with its window (in a recording) is known to the detector
+        of errors.
     """
 
     def __init__(
@@ -114,12 +128,14 @@ class Pipeline:
         clock: Clock,
         executor: Executor,
         resumable: bool = False,
+        label_delay: int = 0,
     ) -> None:
         self.bundle = bundle
         self.config = config
         self.engine = engine
         self.clock = clock
         self.resumable = resumable
+        self._label_delay = label_delay
         self.streams: dict[str, StreamState] = {}
         self._names = [i.name for i in bundle.manifest.inputs]
         self._classes = bundle.manifest.classes
@@ -132,7 +148,9 @@ class Pipeline:
         watched = watched_signals(bundle, config.drift)
         self._watched = list(watched)
         self._signals = list(watched.values())
-        self._reference = bundle.source.reference
+        self._of_inputs = any(name in watched for name in input_signals.SIGNALS)
+        self._reference = references(bundle, config.drift, watched)
+        self._discoveries = new_discoveries(bundle, config.drift, watched)
         self.plan = Plan(bundle, config, engine, executor)
         self._noticed: list[Event] = []
         """What labels told since the last turn."""
@@ -279,7 +297,12 @@ class Pipeline:
         return sightings
 
     def _sightings(self, monitor: Monitor, results: list[Result | None]) -> list[Sighting]:
-        """Of one stream's consecutive windows. One that is not decided, or was not observed, counts as a window."""
+        """Of one stream's consecutive windows. One that is not decided, or was not observed, counts as a window.
+
+        Where streams alarm together, each window is seen in its turn, when it is decided.
+        """
+        if self._discoveries is not None:
+            return [(None, 0.0)] * len(results)
         alarms, pressures = monitor.update_many(
             [result[2] or {} if result is not None and result[1] > 0 else {} for result in results]
         )
@@ -322,7 +345,7 @@ class Pipeline:
                 places = []
             if places and stepping.guarded.trusted:
                 method = stepping.name
-                for i, (found, score, _, logits) in zip(places, self._read(Outputs(y, None, None), False), strict=True):
+                for i, (found, score, _, logits) in zip(places, self._read(Outputs(y, None, None), None), strict=True):
                     results[i] = (found, score, watched[i], logits)
             step.events += stepping.report(adaptation.version, trusted)
         touched[stream.name] = None
@@ -367,6 +390,8 @@ class Pipeline:
         if changed:
             stream.adaptation.rebaseline = False
             stream.monitor.reset()
+            if self._discoveries is not None:
+                self._discoveries.reset(stream.name)
         return changed
 
     def _infer(self, samples: list[Sample], step: Step) -> list[Result | None]:
@@ -381,17 +406,22 @@ class Pipeline:
             if not which:
                 continue
             chosen = [samples[i] for i in which] if len(which) < len(samples) else samples
+            inputs = self._stack(chosen)
             try:
-                outputs = self.engine.infer(self._stack(chosen), [s.stream for s in chosen], observe)
+                outputs = self.engine.infer(inputs, [s.stream for s in chosen], observe)
             except InferenceError as error:
                 step.failure = str(error)
                 log.error("a batch of %d windows failed: %s", len(chosen), error)
                 continue
-            for i, result in zip(which, self._read(outputs, observe), strict=True):
+            if observe and self._of_inputs:
+                inputs = calibrated(
+                    inputs, [self.streams[s.stream].adaptation.vector for s in chosen], self.bundle.layout
+                )
+            for i, result in zip(which, self._read(outputs, inputs if observe else None), strict=True):
                 results[i] = result
         return results
 
-    def _stack(self, samples: list[Sample]) -> dict[str, NDArray[np.float32]]:
+    def _stack(self, samples: list[Sample]) -> Inputs:
         if len(samples) == 1:
             return {name: x[None] for name, x in zip(self._names, samples[0].inputs, strict=True)}
         # As np.stack does it, but for a call an array.
@@ -400,14 +430,14 @@ class Pipeline:
             for k, name in enumerate(self._names)
         }
 
-    def _read(self, outputs: Outputs, observe: bool) -> list[Result]:
-        """Outputs as plain Python numbers, one result a sample."""
+    def _read(self, outputs: Outputs, inputs: Inputs | None) -> list[Result]:
+        """Outputs as plain Python numbers, one result a sample; signals where `inputs` were observed."""
         y = outputs.y
         rows: Sequence[dict[str, float] | None] = [None] * len(y)
         kept: Sequence[NDArray[np.float32] | None] = list(y) if self.plan.always else [None] * len(y)
         with np.errstate(all="ignore"):
-            taps = Taps(outputs)
-            if observe:
+            taps = Taps(outputs, inputs or {})
+            if inputs is not None:
                 watched = [signal(taps).tolist() for signal in self._signals]
                 rows = [dict(zip(self._watched, values, strict=True)) for values in zip(*watched, strict=True)]
             if not self._classify:
@@ -439,12 +469,19 @@ class Pipeline:
                 output = dict(zip(self._targets, found, strict=True))
             if watched is not None:
                 alarm, pressure = sighting
+                if self._discoveries is not None:
+                    alarm = self._discoveries.update(stream.name, watched)
+                    pressure = self._discoveries.pressure(stream.name)
                 if alarm is not None:
                     step.events += adaptation.alarmed(alarm, sample)
                 elif adaptation.calm:
                     step.events += adaptation.pressed(pressure, sample)
                 if not adaptation.calm:
                     step.events += adaptation.saw(sample, predicted, watched)
+            if stream.late is not None:
+                true = self._classes.index(sample.label) if isinstance(sample.label, str) else None
+                for number, finding in stream.late.recorded(sample.sequence, true):
+                    step.events += self._erred(stream, finding, number, sample.time)
         return Decision(
             stream.name,
             sample.sequence,
@@ -482,9 +519,11 @@ class Pipeline:
 
     def _new_late(self) -> LateLabels | None:
         detector = new_error_detector(self.bundle, self.config.drift)
-        return None if detector is None else LateLabels(detector)
+        return None if detector is None else LateLabels(detector, self._label_delay)
 
     def _new_monitor(self) -> Monitor:
+        if self._discoveries is not None:
+            return Monitor({}, 0)
         return new_monitor(self.bundle, self.config.drift, self._watched, self._reference)
 
     def command(self, name: str, stream: str | None, version: int | None = None) -> Step:
@@ -536,10 +575,15 @@ class Pipeline:
         finding = None
         if found.late is not None and isinstance(label, str):
             finding = found.late.label(sequence, self._classes.index(label))
-            if finding is not None and finding.alarm:
-                now = self.clock.now()
-                self._noticed += found.adaptation.erred(finding, found.late.detector.name, sequence, now)
+            if finding is not None:
+                self._noticed += self._erred(found, finding, sequence, self.clock.now())
         return remembered or finding is not None
+
+    def _erred(self, stream: StreamState, finding: Finding, sequence: int, now: float) -> list[Event]:
+        """What to publish of a label: that of window `sequence`, by which the detector of errors came to `finding`."""
+        if not finding.alarm or stream.late is None:
+            return []
+        return stream.adaptation.erred(finding, stream.late.detector.name, sequence, now)
 
     def snapshot(self, name: str) -> dict[str, Any]:
         """What a restart needs of a stream: JSON-able but for `window.rows` and `stepping` (bytes). Versions are kept
@@ -549,6 +593,7 @@ class Pipeline:
             "decided": stream.decided,
             "window": stream.window,
             "monitor": stream.monitor.state(),
+            "discoveries": None if self._discoveries is None else self._discoveries.state(name),
             "late": None if stream.late is None else stream.late.state(),
             "adaptation": stream.adaptation.snapshot(),
             "stepping": stream.stepping.state() if stream.stepping is not None else None,
@@ -570,6 +615,11 @@ class Pipeline:
         except ValueError as error:  # the detectors were configured anew
             log.warning("%s: its drift detectors start anew: %s", name, error)
             stream.monitor = self._new_monitor()
+        if self._discoveries is not None and snapshot.get("discoveries") is not None:
+            try:
+                self._discoveries.restore(name, snapshot["discoveries"])
+            except ValueError as error:
+                log.warning("%s: its tests start anew: %s", name, error)
         data = snapshot.get("stepping")
         if stream.stepping is not None and data is not None:
             try:
