@@ -172,7 +172,7 @@ class Pipeline:
             stream = self.stream(block.stream)
         samples = self._cut(stream, block)
         now = self.clock.now()
-        if stream.decided:
+        if samples and samples[0].sequence < stream.decided:
             samples = [s for s in samples if s.sequence >= stream.decided]
         pending = self._pending
         for sample in samples:
