@@ -75,8 +75,8 @@ class Baseline:
     def __init__(self, warmup: int, memory: int, reference: NDArray[np.float64] | None) -> None:
         if not 3 <= warmup <= memory:
             raise ValueError(f"warmup must be at least 3 and at most memory ({memory}), not {warmup}")
-        self._warmup = warmup
-        self._memory = float(memory)
+        self.warmup = warmup
+        self.memory = float(memory)
         self.known: tuple[float, float] | None = None
         """Mean and deviation of the reference."""
         self.recorded: NDArray[np.float64] | None = None
@@ -85,7 +85,7 @@ class Baseline:
         """Variance inflation of the reference; 1 without one."""
         self.excess = 1.0
         """Surely at least so many times the reference's variance inflation is the stream's own; 1 without one."""
-        self._weight = 0.0
+        self.weight = 0.0
         if reference is not None:
             mean, deviation = winsorised(reference)
             if reference.size < 4 or not 0 < deviation < math.inf:
@@ -93,7 +93,7 @@ class Baseline:
             self.known = (mean, deviation)
             self.recorded = (reference - mean) / deviation
             self.correlation = inflation(self.recorded)
-            self._weight = prior_weight(self.correlation, warmup, memory, reference.size)
+            self.weight = prior_weight(self.correlation, warmup, memory, reference.size)
         self.reset()
 
     def reset(self) -> None:
@@ -109,8 +109,8 @@ class Baseline:
 
     def _start(self, mean: float, deviation: float, learnt: bool) -> None:
         self._mean = mean
-        self._mean_count = self._weight if learnt else 0.0
-        self._var_count = self._weight  # degrees of freedom
+        self._mean_count = self.weight if learnt else 0.0
+        self._var_count = self.weight  # degrees of freedom
         self._squares = deviation * deviation * self._var_count
         self._learning: list[float] | None = None if learnt else []
         self._block = 0.0
@@ -125,7 +125,7 @@ class Baseline:
             return None
         if self._learning is not None:
             self._learning.append(value)
-            if len(self._learning) >= self._warmup:
+            if len(self._learning) >= self.warmup:
                 self._learn(self._learning)
             return None
         # Written out without min and max, and with Welford's update in place: this runs for every signal of every
@@ -152,7 +152,7 @@ class Baseline:
         elif joining < -limit:
             joining = -limit
         # Beyond `memory`, old values fade.
-        memory = self._memory
+        memory = self.memory
         mean_count += 1.0
         var_count += 1.0
         step = joining / mean_count

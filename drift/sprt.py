@@ -29,12 +29,18 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift import reference as recording
+from trimtab.drift import replay
 from trimtab.drift.baseline import Baseline
-from trimtab.drift.detector import Finding, State
-from trimtab.drift.run_length import threshold
+from trimtab.drift.charts import Cusums
+from trimtab.drift.detector import Detector, Finding, State
+from trimtab.drift.run_length import LONGEST, threshold
+
+Array = NDArray[np.float64]
 
 LARGEST_SHIFT = 6.0
+
+LEAST = 1e-9
+"""The least height."""
 
 
 class Sprt:
@@ -49,6 +55,8 @@ class Sprt:
     """
 
     name = "sprt"
+    height, bound, spread = 1.0, math.inf, False
+    """Of its charts side by side: what they are alarmed at, where z is clipped besides, whether deviations count."""
 
     def __init__(
         self,
@@ -61,17 +69,17 @@ class Sprt:
     ) -> None:
         if shifts is not None and not (shifts and all(0 < d <= LARGEST_SHIFT for d in shifts)):
             raise ValueError(f"shifts must be sizes above 0 and at most {LARGEST_SHIFT:g} deviations, not {shifts}")
-        self._baseline = Baseline(warmup, memory, reference)
-        recorded, correlation = self._baseline.recorded, self._baseline.correlation
+        self.baseline = Baseline(warmup, memory, reference)
+        recorded, correlation = self.baseline.recorded, self.baseline.correlation
         if recorded is None:
             sizes = tuple(shifts or (1.0,))
-            heights = [[threshold(d / 2, e, bound(d))] * 2 for d, e in zip(sizes, shares(sizes, every), strict=True)]
+            heights = _theory(sizes, every)
         else:
             sizes = tuple(shifts or _ladder(correlation))
-            heights = _calibrated(recorded.tobytes(), sizes, every, correlation)
+            heights = _replayed(recorded.tobytes(), sizes, every, warmup, memory)
         # One chart a shift and direction: (sign, d, bound of z, threshold of S).
         self._charts = [
-            (sign, d, bound(d), max(d * heights[i][side], 1e-9))
+            (sign, d, bound(d), float(heights[side, i]))
             for i, d in enumerate(sizes)
             for side, sign in enumerate((1.0, -1.0))
         ]
@@ -79,7 +87,7 @@ class Sprt:
 
     def reset(self) -> None:
         """Forget everything; with a reference, its baseline holds again."""
-        self._baseline.reset()
+        self.baseline.reset()
         self._clear()
 
     def _clear(self) -> None:
@@ -88,12 +96,12 @@ class Sprt:
 
     def update(self, value: float) -> Finding:
         """Take one value: a few microseconds."""
-        z = self._baseline.take(value)
+        z = self.baseline.take(value)
         if z is None:
             return self._unchanged()
         alarm = False
         best, nearest = 0.0, 0
-        sums, excess = self._sums, self._baseline.excess
+        sums, excess = self._sums, self.baseline.excess
         for i, (sign, d, bound, height) in enumerate(self._charts):
             score = sign * z
             total = sums[i]
@@ -119,21 +127,33 @@ class Sprt:
         onset = self._lengths[nearest] - 1 if alarm else None
         finding = Finding(alarm, sums[nearest], self._charts[nearest][3] * excess, onset)
         if alarm:
-            self._baseline.relearn()
+            self.baseline.relearn()
             self._clear()
         return finding
 
     def _unchanged(self) -> Finding:
         """Of the chart that stands nearest to its threshold, where no value was taken."""
         i = max(range(len(self._sums)), key=lambda j: self._sums[j] / self._charts[j][3])
-        return Finding(False, self._sums[i], self._charts[i][3] * self._baseline.excess, None)
+        return Finding(False, self._sums[i], self._charts[i][3] * self.baseline.excess, None)
+
+    def side_by_side(self, detectors: Sequence[Detector]) -> Cusums:
+        """The charts of `detectors` for so many streams. Raises ValueError where one is of another kind."""
+        charts = [d._charts for d in detectors if isinstance(d, Sprt)]
+        if len(charts) < len(detectors):
+            raise ValueError("detectors side by side must be of one kind, with the same options")
+        # Recordings tell how many shifts there are: what a stream has less than others never alarms.
+        most = max(map(len, charts))
+        never = [(1.0, 1.0, math.inf)]
+        rows = np.array([[chart[1:] for chart in own] + never * (most - len(own)) for own in charts])
+        sizes, bounds, heights = rows.transpose(2, 1, 0)
+        return Cusums(sizes[::2].copy(), bounds[::2].copy(), np.stack([heights[::2], heights[1::2]]))
 
     def state(self) -> State:
         """All of the memory; calibration follows from the options and the reference, and is not in it."""
         return {
             "detector": self.name,
             "version": 2,
-            **self._baseline.state(),
+            **self.baseline.state(),
             "sums": list(self._sums),
             "lengths": list(self._lengths),
         }
@@ -142,7 +162,7 @@ class Sprt:
         """Continue exactly from `state`. Raises ValueError where it is of another detector, version or shifts."""
         if state.get("detector") != self.name or state.get("version") != 2 or len(state["sums"]) != len(self._charts):
             raise ValueError(f"this state is not of {self.name} with these options; reset the detector")
-        self._baseline.restore(state)
+        self.baseline.restore(state)
         self._sums = [float(v) for v in state["sums"]]
         self._lengths = [int(v) for v in state["lengths"]]
 
@@ -163,10 +183,32 @@ def bound(d: float) -> float:
     return max(3.0, d + 2.0)
 
 
+def _theory(sizes: tuple[float, ...], every: float) -> Array:
+    """Heights `[2, shifts]`, up and down, in nats, for independent Gaussian values."""
+    found = [d * threshold(d / 2, min(e, LONGEST), bound(d)) for d, e in zip(sizes, shares(sizes, every), strict=True)]
+    return np.asarray(np.maximum([found, found], LEAST))
+
+
 @lru_cache(maxsize=64)
-def _calibrated(z: bytes, sizes: tuple[float, ...], every: float, correlation: float) -> list[list[float]]:
-    """`recording.thresholds`, remembered: the detectors of a thousand streams share one reference."""
+def _replayed(recorded: bytes, sizes: tuple[float, ...], every: float, warmup: int, memory: int) -> Array:
+    """The same, for values like those `recorded` (float64); remembered: a thousand streams share one reference."""
+    values = np.frombuffer(recorded)
+    apart = replay.rarer(values.size, every)
+    length = replay.duration(apart)
+    theory = _theory(sizes, apart)
+    charts = _side_by_side(sizes, theory, replay.STREAMS)
+    found = replay.highest(charts.parts, Baseline(warmup, memory, values), apart, length)
+    # Each chart by its share of the rate, and then all of them together: charts also alarm at the same time.
+    split = np.tile(shares(sizes, apart), 2)
+    factors = np.array([replay.threshold(f, length, e) for f, e in zip(found, split, strict=True)])
+    factors = np.maximum(factors, LEAST)
+    factors *= replay.threshold((found / factors[:, None]).max(axis=0), length, apart)
+    heights = theory * factors.reshape(theory.shape)
+    # A recording that is shorter than the run length has not seen what is so rare.
+    return np.asarray(np.maximum(heights, theory if values.size < every else LEAST))
+
+
+def _side_by_side(sizes: tuple[float, ...], heights: Array, streams: int) -> Cusums:
     shifts = np.array(sizes)
     bounds = np.array([bound(d) for d in sizes])
-    found = recording.thresholds(np.frombuffer(z), shifts / 2, bounds, shares(sizes, every), correlation)
-    return [[float(v) for v in row] for row in found]
+    return Cusums(*(np.repeat(v[..., None], streams, axis=-1) for v in (shifts, bounds, heights)))
