@@ -73,7 +73,7 @@ class LevelTest:
             self._test = Sprt(every=self._every, reference=reference)
 
     def _scaled(self, value: float) -> float:
-        """A value of a stream of two kinds as 0 or 1, beyond which the test of the rate skips it; others as they are."""
+        """A value of a stream of two kinds as 0 or 1, others (which the test of the rate skips) below or above."""
         if len(self._kinds) != 2:
             return value
         low, high = sorted(self._kinds)

@@ -68,9 +68,8 @@ def highest(
     """The highest statistics `[..., streams]` of replays of `baseline`'s recording, over what raises their thresholds.
 
     `step`: takes z, one a stream, and gives the statistics `[..., streams]`. A replay begins as all runs but the first
-    do, after an alarm: with a level learnt from a warm-up. Where `every` is longer than a replay, it lies in the middle of
-    that time, when a stream's own values have moved its baseline further. Raises ValueError without a
-    recording.
+    do, after an alarm: with a level learnt from a warm-up. Where `every` is longer than a replay, it lies in the middle
+    of that time, when a stream's own values have moved its baseline further. Raises ValueError without a recording.
     """
     if baseline.recorded is None or baseline.known is None:
         raise ValueError("there is no recording to replay")
