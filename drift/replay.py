@@ -6,12 +6,12 @@ are a Poisson process, so that a share 1 - exp(-length / `every`) of the streams
 the one that so many of their highest statistics reach (trimtab.drift.reference.height).
 
 **Streams.** A recording's blocks put in a row (moving-block bootstrap, Kuensch 1989) hang together less than it does,
-by what is lost at every joint: at an autocorrelation of 0.9, a third of the variance of sums. So an autoregression is
+by what is lost at every joint: at an autocorrelation of 0.9, a sixth of the variance of sums. So an autoregression is
 fitted to it, the blocks are of its residuals, and it is run over them again (post-blackening; Davison and Hinkley 1997,
 section 8.2.3): what is linear is not cut at the joints, and what is not (levels that last, bursts) stays in the blocks.
-A recording also holds few stretches as long as a block, so that a level a little beyond the highest seen is to be
-expected: the blocks' levels are smoothed, and shrunk by as much, which keeps their variance (Silverman and Young
-1987).
+Quantiles are then mapped to those of the recording (Theiler et al. 1992), so that what is bounded there stays so. A
+recording also holds few stretches as long as a block, so that a level a little beyond the highest seen is to be
+expected: the blocks' levels are smoothed, and shrunk by as much, which keeps their variance (Silverman and Young 1987).
 
 **How sure that is.** Of n / `every` alarms that a recording of n values holds, the number is uncertain by its root, and
 so is the logarithm of a run length by sqrt(every / n) at most. The mean rate of many such thresholds is then larger
@@ -43,6 +43,11 @@ MOST = 2.0
 ORDERS = 40
 """The most values that an autoregression looks back."""
 
+QUANTILES = np.linspace(0.0, 1.0, 1001)
+
+FEW = 10.0
+"""Alarms' worth of values below which a recording has not seen enough of what is rare: see `too_short`."""
+
 FORGOTTEN = 0.05
 """Share of a value that is left of it, at most, a block later; 0.02 in an autoregression of one value."""
 
@@ -50,6 +55,11 @@ FORGOTTEN = 0.05
 def rarer(size: int, every: float) -> float:
     """The run length to set a threshold for by a recording of `size` values, where `every` is asked. See the module."""
     return every * math.exp(min(0.5 * every / size, math.log(MOST)))
+
+
+def too_short(size: int, every: float) -> bool:
+    """Whether a recording of `size` values may not lower a threshold for independent Gaussian values."""
+    return size < FEW * every
 
 
 def duration(every: float) -> int:
@@ -69,7 +79,7 @@ def highest(
 
     `step`: takes z, one a stream, and gives the statistics `[..., streams]`. A replay begins as all runs but the first
     do, after an alarm: with a level learnt from a warm-up. Where `every` is longer than a replay, it lies in the middle
-    of that time, when a stream's own values have moved its baseline further. Raises ValueError without a recording.
+    of that time instead, when a stream's baseline has settled. Raises ValueError without a recording.
     """
     if baseline.recorded is None or baseline.known is None:
         raise ValueError("there is no recording to replay")
@@ -78,10 +88,13 @@ def highest(
     block, warmup = block_length(baseline.correlation), baseline.warmup
     values = mean + deviation * replayed(baseline.recorded, block, streams, warmup + length, rng)
     baselines = Baselines([baseline] * streams)
-    baselines.relearn(np.arange(streams))
+    older = max((every - length) / 2, 0.0)
+    if older > 0:
+        baselines.age(older)
+    else:
+        baselines.relearn(np.arange(streams))
     for row in values[:warmup]:
         baselines.take(row)
-    baselines.age(max((every - length) / 2, 0.0))
     found = np.zeros(1)
     for row in values[warmup:]:
         z, _ = baselines.take(row)
@@ -112,6 +125,7 @@ def replayed(values: Array, block: int, streams: int, length: int, rng: np.rando
         # Each stream goes on from some place in the recording: one that swings for long takes long to begin.
         places = rng.integers(weights.size, values.size + 1, (streams, 1)) - np.arange(1, weights.size + 1)
         drawn, _ = lfilter([1.0], filtered, drawn, axis=1, zi=(values - mean)[places] @ hankel(weights))
+        drawn = np.interp(drawn, *(np.quantile(v, QUANTILES) for v in (drawn[:, : 2 * block], values - mean)))
     return np.ascontiguousarray(drawn.T) + mean
 
 

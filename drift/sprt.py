@@ -204,8 +204,7 @@ def _replayed(recorded: bytes, sizes: tuple[float, ...], every: float, warmup: i
     factors = np.maximum(factors, LEAST)
     factors *= replay.threshold((found / factors[:, None]).max(axis=0), length, apart)
     heights = theory * factors.reshape(theory.shape)
-    # A recording that is shorter than the run length has not seen what is so rare.
-    return np.asarray(np.maximum(heights, theory if values.size < every else LEAST))
+    return np.asarray(np.maximum(heights, theory if replay.too_short(values.size, every) else LEAST))
 
 
 def _side_by_side(sizes: tuple[float, ...], heights: Array, streams: int) -> Cusums:

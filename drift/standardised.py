@@ -7,7 +7,7 @@ which knows of no clip, would be wrong with it (`bound`).
 
 **Threshold.** The detector's own, from theory for independent Gaussian values; with a reference the one found by a
 replay of it (trimtab.drift.replay). Theory's is the least where the detector guarantees its run length, and where the
-recording is shorter than the run length: it has not seen what is so rare.
+recording is too short to know better.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Standardised:
         self.height = theory()
         if recorded is not None:
             found = _replayed(make, many, options, recorded.tobytes(), warmup, memory, every)
-            self.height = max(self.height, found) if guaranteed or recorded.size < every else found
+            self.height = max(self.height, found) if guaranteed or replay.too_short(recorded.size, every) else found
         self._statistic = 0.0
 
     def reset(self) -> None:

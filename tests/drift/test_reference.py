@@ -84,7 +84,7 @@ def test_heights_of_nothing() -> None:
 
 
 def test_a_gaussian_recording_gives_the_thresholds_of_theory() -> None:
-    recording = np.random.default_rng(3).standard_normal(20_000)
+    recording = np.random.default_rng(3).standard_normal(200_000)
     detector = Sprt(every=5000, shifts=[1.0], reference=recording)
     finding = detector.update(0.0)
     assert finding.threshold == pytest.approx(threshold(0.5, 2 * 5000, 3.0), rel=0.06)
