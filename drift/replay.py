@@ -125,7 +125,8 @@ def replayed(values: Array, block: int, streams: int, length: int, rng: np.rando
         # Each stream goes on from some place in the recording: one that swings for long takes long to begin.
         places = rng.integers(weights.size, values.size + 1, (streams, 1)) - np.arange(1, weights.size + 1)
         drawn, _ = lfilter([1.0], filtered, drawn, axis=1, zi=(values - mean)[places] @ hankel(weights))
-        drawn = np.interp(drawn, *(np.quantile(v, QUANTILES) for v in (drawn[:, : 2 * block], values - mean)))
+        own, recorded = np.quantile(drawn[:, : 2 * block], QUANTILES), np.quantile(values - mean, QUANTILES)
+        drawn = np.interp(drawn, own, recorded)
     return np.ascontiguousarray(drawn.T) + mean
 
 
