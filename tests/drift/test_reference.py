@@ -123,7 +123,7 @@ def test_one_value_beyond_a_recording_without_a_tail_is_no_alarm() -> None:
 def test_what_goes_beyond_the_usual_levels_is_seen_at_once() -> None:
     rng = np.random.default_rng(5)
     delays = []
-    for _ in range(10):
+    for _ in range(6):
         detector = Sprt(every=20000, reference=switching(2000, rng))
         for value in switching(600, rng).tolist():
             detector.update(value)
