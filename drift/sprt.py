@@ -9,7 +9,7 @@ the onset, S is the evidence in nats.
 N(0, 1) under no change: trimtab.drift.baseline, for this and for what else is standardised.
 
 **Reference.** Given a recording of the normal signal, mean, deviation and autocorrelation are known beforehand, and
-thresholds come from a bootstrap of it (trimtab.drift.reference). n then counts independent values (count divided by
+thresholds come from a replay of it (trimtab.drift.replay). n then counts independent values (count divided by
 the recording's variance inflation r), and a second shift of 1.25 sqrt(r) sigmas, at most 6, is watched for: where a
 change of class moves the level by a sigma for half a minute, one sigma is no drift, and what is beyond the usual
 levels should count at once. The stream's own values go on to move the baseline, and to raise thresholds where they
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from trimtab.drift import replay
 from trimtab.drift.baseline import Baseline
 from trimtab.drift.charts import Cusums
-from trimtab.drift.detector import Detector, Finding, State
+from trimtab.drift.detector import Detector, Finding, State, Stretch
 from trimtab.drift.run_length import LONGEST, threshold
 
 Array = NDArray[np.float64]
@@ -77,12 +77,14 @@ class Sprt:
         else:
             sizes = tuple(shifts or _ladder(correlation))
             heights = _replayed(recorded.tobytes(), sizes, every, warmup, memory)
-        # One chart a shift and direction: (sign, d, bound of z, threshold of S).
+        # One chart a shift and direction: (place, sign, d, d / 2, bound of z, threshold of S).
         self._charts = [
-            (sign, d, bound(d), float(heights[side, i]))
+            (2 * i + side, sign, d, 0.5 * d, bound(d), float(heights[side, i]))
             for i, d in enumerate(sizes)
             for side, sign in enumerate((1.0, -1.0))
         ]
+        self._idle = 0.5 * min(sizes)
+        """While all S are 0, so far from 0 z changes none."""
         self.reset()
 
     def reset(self) -> None:
@@ -93,48 +95,80 @@ class Sprt:
     def _clear(self) -> None:
         self._sums = [0.0] * len(self._charts)
         self._lengths = [0] * len(self._charts)
+        self._resting = True
 
     def update(self, value: float) -> Finding:
         """Take one value: a few microseconds."""
-        z = self.baseline.take(value)
-        if z is None:
-            return self._unchanged()
-        alarm = False
-        best, nearest = 0.0, 0
-        sums, excess = self._sums, self.baseline.excess
-        for i, (sign, d, bound, height) in enumerate(self._charts):
-            score = sign * z
-            total = sums[i]
-            if total == 0.0 and score <= 0.5 * d:
-                continue  # the usual case: this runs for every signal of every window
-            if score > bound:
-                score = bound
-            elif score < -bound:
-                score = -bound
-            total += d * (score - 0.5 * d)
-            if total > 0:
-                sums[i] = total
-                self._lengths[i] += 1
-                height *= excess
-                share = total / height
-                if share > best:
-                    best, nearest = share, i
-                if total >= height:
-                    alarm = True
-            else:
-                sums[i] = 0.0
-                self._lengths[i] = 0
-        onset = self._lengths[nearest] - 1 if alarm else None
-        finding = Finding(alarm, sums[nearest], self._charts[nearest][3] * excess, onset)
-        if alarm:
-            self.baseline.relearn()
-            self._clear()
-        return finding
+        _, alarms = self.update_many([value])
+        return alarms[0][1] if alarms else self._standing(False)
 
-    def _unchanged(self) -> Finding:
-        """Of the chart that stands nearest to its threshold, where no value was taken."""
-        i = max(range(len(self._sums)), key=lambda j: self._sums[j] / self._charts[j][3])
-        return Finding(False, self._sums[i], self._charts[i][3] * self.baseline.excess, None)
+    def update_many(self, values: Sequence[float]) -> Stretch:
+        """Take values in order: a microsecond or two each."""
+        shares: list[float] = []
+        alarms: list[tuple[int, Finding]] = []
+        baseline, count = self.baseline, len(values)
+        begin = 0
+        while begin < count:
+            mark = baseline.mark()
+            z = baseline.stretch(values, begin)
+            if math.isnan(z[0]):
+                shares.append(self._standing(False).share)
+            elif self._test(z, shares):
+                taken = len(shares) - begin
+                if taken < len(z):  # what comes after an alarm is another baseline's
+                    baseline.back(mark)
+                    baseline.stretch(values[: begin + taken], begin)
+                alarms.append((len(shares) - 1, self._standing(True)))
+                baseline.relearn()
+                self._clear()
+            begin = len(shares)
+        return shares, alarms
+
+    def _test(self, z: list[float], shares: list[float]) -> bool:
+        """Take z up to the first alarm, and append a share each to `shares`. Returns whether there was an alarm."""
+        excess, sums, lengths = self.baseline.excess, self._sums, self._lengths
+        idle, resting = self._idle, self._resting
+        best = 0.0
+        for value in z:
+            if resting and -idle <= value <= idle:
+                shares.append(0.0)
+                continue
+            best = 0.0
+            for i, sign, d, half, bound, height in self._charts:
+                score = sign * value
+                total = sums[i]
+                if total == 0.0 and score <= half:
+                    continue  # the usual case: this runs for every signal of every window
+                if score > bound:
+                    score = bound
+                elif score < -bound:
+                    score = -bound
+                total += d * (score - half)
+                if total > 0:
+                    sums[i] = total
+                    lengths[i] += 1
+                    share = total / (height * excess)
+                    if share > best:
+                        best = share
+                else:
+                    sums[i] = 0.0
+                    lengths[i] = 0
+            shares.append(best)
+            if best >= 1:
+                return True
+            resting = best == 0.0
+        self._resting = resting
+        return False
+
+    def _standing(self, alarm: bool) -> Finding:
+        """Of the chart that stands nearest to its threshold."""
+        excess, nearest, best = self.baseline.excess, 0, 0.0
+        for i, _, _, _, _, height in self._charts:
+            share = self._sums[i] / (height * excess)
+            if share > best:
+                nearest, best = i, share
+        onset = self._lengths[nearest] - 1 if alarm else None
+        return Finding(alarm, self._sums[nearest], self._charts[nearest][5] * excess, onset)
 
     def side_by_side(self, detectors: Sequence[Detector]) -> Cusums:
         """The charts of `detectors` for so many streams. Raises ValueError where one is of another kind."""
@@ -144,7 +178,7 @@ class Sprt:
         # Recordings tell how many shifts there are: what a stream has less than others never alarms.
         most = max(map(len, charts))
         never = [(1.0, 1.0, math.inf)]
-        rows = np.array([[chart[1:] for chart in own] + never * (most - len(own)) for own in charts])
+        rows = np.array([[(d, b, h) for _, _, d, _, b, h in own] + never * (most - len(own)) for own in charts])
         sizes, bounds, heights = rows.transpose(2, 1, 0)
         return Cusums(sizes[::2].copy(), bounds[::2].copy(), np.stack([heights[::2], heights[1::2]]))
 
@@ -165,6 +199,7 @@ class Sprt:
         self.baseline.restore(state)
         self._sums = [float(v) for v in state["sums"]]
         self._lengths = [int(v) for v in state["lengths"]]
+        self._resting = not any(self._sums)
 
 
 def _ladder(correlation: float) -> tuple[float, ...]:

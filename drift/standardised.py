@@ -12,6 +12,7 @@ recording is too short to know better.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
@@ -63,7 +64,9 @@ class Standardised:
     name: the detector's. make, options: `make(*options)` is the chart. many: `many(S, *options)` is that of S streams;
     None: there is none. theory: the threshold for independent Gaussian values; guaranteed: it is the least. every: run
     length, for replays. spread: the chart also looks at the deviation, of which a stream that has
-    been constant has told nothing yet: values like those before are then no evidence.
+    been constant has told nothing yet: values like those before are then no evidence. weighed: where values hang
+    together, z counts by the root of their variance inflation less, so that sums of it vary as those of independent
+    values do; else thresholds are raised.
 
     Raises ValueError where warmup, memory or the reference are out of range.
     """
@@ -81,17 +84,19 @@ class Standardised:
         memory: int,
         reference: NDArray[np.float64] | None,
         spread: bool = False,
+        weighed: bool = False,
         guaranteed: bool = False,
     ) -> None:
         self.name = name
         self._chart = make(*options)
         self.spread = spread
         self._many, self._options = many, options
+        self._weighed = weighed
         self.baseline = Baseline(warmup, memory, reference)
         recorded = self.baseline.recorded
         self.bound = bound(every)
         self.height = theory()
-        if recorded is not None:
+        if recorded is not None and self.height < math.inf:
             found = _replayed(make, many, options, recorded.tobytes(), warmup, memory, every)
             self.height = max(self.height, found) if guaranteed or replay.too_short(recorded.size, every) else found
         self._statistic = 0.0
@@ -111,15 +116,26 @@ class Standardised:
         z = self.baseline.take(value)
         if z is None or (unknown and -1 < z < 1):
             return Finding(False, self._statistic, self.height * self.baseline.excess, None)
-        statistic = self._chart.step(min(max(z, -self.bound), self.bound))
+        z = min(max(z, -self.bound), self.bound)
+        if self._weighed:
+            z /= math.sqrt(self.baseline.correlation * self.baseline.excess)
+        statistic = self._chart.step(z)
         height = self.height * self.baseline.excess
         if statistic < height:
             self._statistic = statistic
             return Finding(False, statistic, height, None)
         finding = Finding(True, statistic, height, self._chart.onset())
+        self.relearn()
+        return finding
+
+    def relearn(self) -> None:
+        """Begin anew as after an alarm: the baseline is learnt from what comes."""
         self.baseline.relearn()
         self._clear()
-        return finding
+
+    def onset(self) -> int:
+        """Values ago at which a change would have begun (0: the last one)."""
+        return self._chart.onset()
 
     def side_by_side(self, detectors: Sequence[Detector]) -> Charts | None:
         """The chart of `detectors` for so many streams; None: there is none. Raises ValueError where they differ."""
