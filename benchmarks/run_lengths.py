@@ -214,6 +214,17 @@ def rows_of(name: str, every: float, scale: float) -> Iterator[dict[str, Any]]:
         }
 
 
+def known(every: float, scale: float) -> list[dict[str, Any]]:
+    """Rows of Lorden's bound, and of the SPRT that knows what it is a bound for."""
+    unknown = {"found / asked": None, "standard error": None, "alarms": None}
+    bound = {f"{d:g} sd": 2 * math.log(every) / d**2 for d in SHIFTS}
+    found = delays("sprt, shift known", every, every, scale)
+    return [
+        {"detector": name, "run length": every, "noise": "gaussian", "calibrated by": by} | unknown | values
+        for name, by, values in (("Lorden's bound", "", bound), ("sprt, shift known", "theory", found))
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of streams")
@@ -221,10 +232,7 @@ def main() -> None:
     given = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for every in RUN_LENGTHS:
-        bound = {f"{d:g} sd": 2 * math.log(every) / d**2 for d in SHIFTS}
-        rows.append({"detector": "Lorden's bound", "run length": every} | bound)
-        known = delays("sprt, shift known", every, every, given.scale)
-        rows.append({"detector": "sprt, shift known", "run length": every, "noise": "gaussian"} | known)
+        rows += known(every, given.scale)
         for name in given.only:
             if every <= LONGEST.get(name, math.inf):
                 rows += rows_of(name, every, given.scale)
