@@ -24,6 +24,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.drift import charts
 from trimtab.drift.mixture import Mixture
 from trimtab.drift.standardised import Standardised
 
@@ -55,6 +56,17 @@ class Chart:
             return self._mixture.take([math.log1p(b * near) for b in self._stakes])
         return self._mixture.take([b * z - 0.5 * b * b for b in self._stakes])
 
+    def gains(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of many streams `[S]`: logarithms of the e-values `[stakes, S]`."""
+        stakes = np.array(self._stakes)[:, None]
+        return np.log1p(stakes * np.clip(z, -CLIP, CLIP)) if self._bounded else stakes * z - 0.5 * stakes**2
+
+
+def side_by_side(streams: int, bounded: bool) -> charts.Mixture:
+    """`Chart` for many streams."""
+    chart = Chart(bounded)
+    return charts.Mixture(streams, len(STAKES) * 2, chart.gains)
+
 
 def e_detector(
     *,
@@ -72,12 +84,14 @@ def e_detector(
     return Standardised(
         "e_detector",
         Chart,
+        side_by_side,
         (bounded,),
         lambda: math.log1p(every),
         every=every,
         warmup=warmup,
         memory=memory,
         reference=reference,
+        guaranteed=True,
     )
 
 
@@ -90,6 +104,7 @@ def e_process(*, reference: NDArray[np.float64] | None = None, warmup: int = 64,
     return Standardised(
         "e_process",
         Chart,
+        None,
         (False,),
         lambda: math.inf,
         every=RAREST,

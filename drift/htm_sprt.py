@@ -270,6 +270,8 @@ class HtmSprt:
     def decide(self, raw: float | None, value: float) -> Finding:
         """Take one finite value whose raw anomaly score is `raw`; None: not known yet."""
         test = self._test
+        if self._level.explains(value):
+            return self._rate(value)
         watched = test.watching
         anomaly, drift = (False, False) if raw is None else test.update(raw)
         level = self._level.update(value)
@@ -285,6 +287,12 @@ class HtmSprt:
             # Of the two, whichever stands nearer to its threshold.
             evidence = max(evidence, level.statistic / level.threshold * test.threshold)
         return Finding(False, min(evidence, math.nextafter(test.threshold, 0.0)), test.threshold, None)
+
+    def _rate(self, value: float) -> Finding:
+        """Of a value in a stream of two kinds, which alarms by their rate alone."""
+        found = self._level.update(value)
+        self.decision = "drift" if found is not None and found.alarm else None
+        return found or Finding(False, 0.0, self._test.threshold, None)
 
     def _evidence(self) -> float:
         return self._test.evidence if self._test.watching else 0.0
