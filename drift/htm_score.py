@@ -2,7 +2,8 @@
 
 **Resolution.** One bucket of the scalar encoder is a BUCKETS-th of the range of values, or STEP of the median step from
 a value to the next, whichever is more: in noise, finer buckets never come in the same order twice, so that every value
-surprises, and a burst no more than the rest. Numenta's detector is told the range of the whole recording; a stream's is
+surprises, and a burst no more than the rest. (Not so where no time is known: without the hour to tell contexts apart,
+HTM soon expects anything after anything in wide buckets, and the rare rest alarms.) Numenta's detector is told the range of the whole recording; a stream's is
 not known beforehand. So nothing is learnt from the first CALIBRATE[0] values; then they are all taken at once, at the
 resolution that they give. At the later marks, where that has grown by a fifth, new regions learn all values so far at
 the new one. A record at a mark takes as long as learning all before it; a record's score depends on records up to it
@@ -70,8 +71,11 @@ class HtmScore:
 
     def _wanted(self, low: float, high: float) -> float:
         """The resolution by the values so far, which reach from `low` to `high`."""
+        resolution = high / BUCKETS - low / BUCKETS
+        if self._seen[-1][0] is None:
+            return resolution
         steps = np.abs(np.diff([value for _, value in self._seen]))
-        return max(high / BUCKETS - low / BUCKETS, STEP * float(np.median(steps)))
+        return max(resolution, STEP * float(np.median(steps)))
 
     def _again(self, resolution: float) -> float:
         """Learn all that was seen from the beginning, at a new resolution: the score of the last of it."""

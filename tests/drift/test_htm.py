@@ -189,13 +189,15 @@ def test_the_resolution_follows_the_range_at_the_marks() -> None:
     assert score.state()["seen"] == []
 
 
-def test_in_noise_the_resolution_is_a_share_of_the_steps() -> None:
+def test_in_noise_the_resolution_is_a_share_of_the_steps_where_times_are_known() -> None:
     values = np.random.default_rng(7).standard_normal(150)
-    score = HtmScore(**SMALL, regions=1)
-    for value in values:
-        score.update(None, float(value))
-    assert score.state()["resolution"] == pytest.approx(0.25 * np.median(np.abs(np.diff(values))))
-    assert score.state()["resolution"] > np.ptp(values) / 130
+    timed, plain = HtmScore(**SMALL, regions=1), HtmScore(**SMALL, regions=1)
+    for i, value in enumerate(values.tolist()):
+        timed.update(START + 300.0 * i, value)
+        plain.update(None, value)
+    assert timed.state()["resolution"] == pytest.approx(0.25 * np.median(np.abs(np.diff(values))))
+    assert plain.state()["resolution"] == pytest.approx(np.ptp(values) / 130)
+    assert timed.state()["resolution"] > plain.state()["resolution"]
 
 
 def test_what_is_not_finite_is_skipped(make: Callable[..., Any]) -> None:
