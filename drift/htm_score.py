@@ -3,11 +3,11 @@
 **Resolution.** One bucket of the scalar encoder is a BUCKETS-th of the range of values, or STEP of the median step from
 a value to the next, whichever is more: in noise, finer buckets never come in the same order twice, so that every value
 surprises, and a burst no more than the rest. (Not so where no time is known: without the hour to tell contexts apart,
-HTM soon expects anything after anything in wide buckets, and the rare rest alarms.) Numenta's detector is told the range of the whole recording; a stream's is
-not known beforehand. So nothing is learnt from the first CALIBRATE[0] values; then they are all taken at once, at the
-resolution that they give. At the later marks, where that has grown by a fifth, new regions learn all values so far at
-the new one. A record at a mark takes as long as learning all before it; a record's score depends on records up to it
-alone. A stream that has not moved has no range: it is waited for.
+HTM soon expects anything after anything in wide buckets, and the rare rest alarms.) Numenta's detector is told the
+range of the whole recording; a stream's is not known beforehand. So nothing is learnt from the first CALIBRATE[0]
+values; then they are all taken at once, at the resolution that they give. At the later marks, where that has grown by
+a fifth, new regions learn all values so far at the new one. A record at a mark takes as long as learning all before
+it; a record's score depends on records up to it alone. A stream that has not moved has no range: it is waited for.
 
 **Regions.** Which cell learns what is chance, and with it when exactly a surprise is seen. The mean score of several
 regions of different seeds varies less.
