@@ -53,6 +53,11 @@ LASTING = 128
 AT_HOME = 0.25
 """Samples look like the source's where less than this share of them is strange (of the source's, 0.05 are)."""
 
+NEAR = 0.1
+"""... and where not this much more is than there ever was: a mild drift."""
+STEADY = 0.2
+"""Total variation up to which shares are the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -96,7 +101,9 @@ class Evidence:
         # Of the stream, not of the method: this is never cleared.
         self._compared = 0
         self._nearness = np.zeros(LASTING)
-        self._usual = np.zeros(outputs)  # the classes' shares at home; 0 while nothing is known
+        self._usual = np.zeros((2, outputs))  # the classes' shares at home, now and the time before; 0: not known
+        self._least = np.array(1.0)  # the least share of strange samples so far
+        self._left = np.array(False)  # whether it was away since
 
     def add(self, y: NDArray[np.float32], static: NDArray[np.float32], strange: NDArray[np.int64]) -> None:
         """Logits `[N, K]` of the method and of the source model for the next N samples; all finite. `strange [N]`:
@@ -148,7 +155,8 @@ class Evidence:
         mean_p = self._share[:, runs].sum(axis=1) / len(at)
         entropy = self._entropy[:, at].mean(axis=1)
         information = entr(mean_p).sum(axis=1) - entropy
-        usual = self._usual if self._usual.any() else self._prior
+        steady = bool(self._usual.any(axis=1).all()) and _apart(*self._usual) <= STEADY
+        usual = self._usual[0] if steady else self._prior
         away = histogram - usual
         if persistent:
             kind = "persistence"
@@ -157,7 +165,7 @@ class Evidence:
             excess = same - 2.0 * np.einsum("mrk,mk->mr", by_run, histogram) + chance_equal[:, None]
             values = excess[0] - excess[1]
         else:
-            kind = "shares" if self._usual.any() else "prior"
+            kind = "shares" if steady else "prior"
             # Each run's part in the total variations.
             off = 0.5 * np.einsum("mrk,mk->mr", by_run - usual, np.sign(away))
             values = off[1] - off[0]
@@ -172,7 +180,7 @@ class Evidence:
             float(classes[1]),
             float(entropy[0]),
             _share_of(self._strange[at]),
-            float(0.5 * np.abs(away[0]).sum()),
+            _apart(histogram[0], usual),
         )
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -188,6 +196,8 @@ class Evidence:
             "compared": np.array(self._compared),
             "nearness": self._nearness.copy(),
             "usual": self._usual.copy(),
+            "least": self._least.copy(),
+            "left": self._left.copy(),
         }
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -204,6 +214,7 @@ class Evidence:
             raise ValueError("the state of the guard holds a negative number of samples")
         self._seen, self._compared = int(state["seen"]), int(state["compared"])
         self._nearness, self._usual = state["nearness"].copy(), state["usual"].copy()
+        self._least, self._left = state["least"].copy(), state["left"].copy()
         self._predicted, self._last = state["predicted"].copy(), state["last"].copy()
         self._entropy, self._strange = state["entropy"].copy(), state["strange"].copy()
         self._same, self._share = state["same"].copy(), state["share"].copy()
@@ -222,9 +233,18 @@ class Evidence:
         count = min(self._seen, RUN * RUNS)
         newest = np.arange(self._seen - LEAST * RUN, self._seen) % (RUN * RUNS)
         known = self._strange[:count]
+        if (known < 0).all():
+            return
         # The newest apart, lest the first samples of a drift be taken in.
-        if (known >= 0).any() and max(_share_of(known), _share_of(self._strange[newest])) < AT_HOME:
-            self._usual = np.bincount(self._predicted[1, :count], minlength=len(self._prior)) / count
+        share, of_newest = _share_of(known), _share_of(self._strange[newest])
+        self._least = np.minimum(self._least, share)
+        self._left |= share >= AT_HOME
+        if max(share, of_newest) >= AT_HOME or share > self._least + NEAR:
+            return
+        if self._left:
+            self._usual[1] = self._usual[0]
+            self._left = np.array(False)
+        self._usual[0] = np.bincount(self._predicted[1, :count], minlength=len(self._prior)) / count
 
     def _persistent(self) -> bool | None:
         """Whether the stream repeats a class for a while, as the source model sees it; None while that is not sure."""
@@ -241,6 +261,11 @@ def _share_of(strange: NDArray[np.int64]) -> float:
     """Share of strange samples among those known; 0 where none is."""
     known = strange[strange >= 0]
     return float(known.mean()) if len(known) else 0.0
+
+
+def _apart(one: Array, other: Array) -> float:
+    """Total variation between shares `[K]`."""
+    return float(0.5 * np.abs(one - other).sum())
 
 
 def _chance(values: Array) -> float:

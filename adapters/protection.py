@@ -38,7 +38,7 @@ ERROR = 0.05
 """Accepted chance that the gain, or the loss, is none."""
 COLLAPSE = 0.5
 """A method that predicts less than this share of the classes that the source model does has collapsed."""
-AWAY = 0.5
+AWAY = 0.25
 """A stream has left the source where more than this share of its samples is strange; before that a method that is right
 where the source model is wrong is not to be expected in mixed streams."""
 OFF = 0.2
