@@ -7,11 +7,11 @@ Recorded streams repeat a class for a while, others come mixed. Each kind has it
   class is predicted for all.
 - *shares*, of any other: a model that gives the classes the shares q where they have the shares p is wrong at least as
   often as the total variation between them, 1/2 sum_c |q_c - p_c|. The stream's own p are known from when its samples
-  last looked like the source's, by their norm-input moments (`trimtab.adapters.home`): the source model can be gone by
-  then, whatever classes there were. They hold for as long as classes come about as often; a stream of few classes had
-  few then.
-- *prior*: until a stream has looked like the source's, p are the source's. Whether they are the stream's is not known,
-  so that more is asked (see `trimtab.adapters.protection`).
+  last looked like the source's, by their norm-input moments (`trimtab.adapters.home`): there the source model can be
+  gone by, whatever classes there are. They hold where classes come about as often in a drift as before it. Where they
+  did not from one time at home to the next, and before there were two,
+- *prior*: p are the source's. Whether they are the stream's is not known, so that more is asked (see
+  `trimtab.adapters.protection`).
 
 Which kind a stream is of is decided as the source model sees it (a method may make the samples of a batch agree), and
 remembered for longer. Neighbours are alike also where a drift makes a model predict few classes for a while, so that

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.adapters.evidence import RUN, RUNS, Evidence, Finding
+from trimtab.adapters.evidence import AT_HOME, RUN, RUNS, Evidence, Finding
 from trimtab.adapters.steps import Array, State, StepAdapter, load, open_session, read_graph
 
 MARGIN = {"persistence": 0.01, "shares": 0.05, "prior": 0.05}
@@ -38,11 +38,8 @@ ERROR = 0.05
 """Accepted chance that the gain, or the loss, is none."""
 COLLAPSE = 0.5
 """A method that predicts less than this share of the classes that the source model does has collapsed."""
-AWAY = 0.25
-"""A stream has left the source where more than this share of its samples is strange; before that a method that is right
-where the source model is wrong is not to be expected in mixed streams."""
 OFF = 0.2
-"""A method whose shares are further off than that is not trusted ..."""
+"""A method whose shares of classes are further off than that is not trusted ..."""
 LOST = 0.1
 """... nor one that has lost more of the mutual information of sample and class than that, nats."""
 SURE = 0.125
@@ -206,7 +203,7 @@ class Guarded:
     def _may_know_better(self, found: Finding) -> bool:
         """Whether shares of classes speak for the method at all."""
         home = self.adapter.home
-        if home is None or self._weighs or found.strange <= AWAY:
+        if home is None or self._weighs or found.strange < AT_HOME:
             return False
         if found.off > OFF or found.spread < -LOST:
             return False
