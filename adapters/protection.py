@@ -38,8 +38,10 @@ ERROR = 0.05
 """Accepted chance that the gain, or the loss, is none."""
 COLLAPSE = 0.5
 """A method that predicts less than this share of the classes that the source model does has collapsed."""
-OFF = 0.2
+OFF = {"shares": 0.2, "prior": 0.1}
 """A method whose shares of classes are further off than that is not trusted ..."""
+STRANGE = {"shares": AT_HOME, "prior": 0.9}
+"""... nor one of a stream of which not more than this share is strange ..."""
 LOST = 0.1
 """... nor one that has lost more of the mutual information of sample and class than that, nats."""
 SURE = 0.125
@@ -203,9 +205,9 @@ class Guarded:
     def _may_know_better(self, found: Finding) -> bool:
         """Whether shares of classes speak for the method at all."""
         home = self.adapter.home
-        if home is None or self._weighs or found.strange < AT_HOME:
+        if home is None or self._weighs or found.strange <= STRANGE[found.kind]:
             return False
-        if found.off > OFF or found.spread < -LOST:
+        if found.off > OFF[found.kind] or found.spread < -LOST:
             return False
         return found.kind == "shares" or found.entropy <= home.entropy + SURE * (
             math.log(self.adapter.outputs) - home.entropy
