@@ -13,7 +13,7 @@ from onnx import helper
 from torch import Tensor
 
 import trimtab.exporters.steps.operators  # noqa: F401 - registers them
-from trimtab.exporters.drafting import Draft, reads
+from trimtab.exporters.drafting import Draft, ending, reads
 from trimtab.exporters.marked import Marked
 from trimtab.exporters.steps.method import Hyper, Method, State
 from trimtab.exporters.steps.model import Model
@@ -89,11 +89,10 @@ def compile_step(
     draft = Draft()
     known, names = constants(model.constants, {p.name for p in marked.layout()}, draft)
     ends = Translation(recorded, draft, known, names).run()
-    for name, end in zip(recorded.outputs, ends, strict=True):
-        draft.node("Identity", end, out=name)
-    used = set().union(*map(reads, draft.nodes))
+    nodes = ending(draft, dict(zip(recorded.outputs, ends, strict=True)))
+    used = set().union(*map(reads, nodes))
     graph = helper.make_graph(
-        draft.nodes,
+        nodes,
         f"step.{method.name}",
         [
             helper.make_tensor_value_info(n, TYPES[v.dtype], ["N", *v.shape[1:]] if n in given else list(v.shape))
