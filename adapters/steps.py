@@ -22,6 +22,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from trimtab.adapters.home import Home
+
 Array = NDArray[np.float32]
 State = dict[str, NDArray[Any]]
 SCHEMA = 1
@@ -58,8 +60,8 @@ class StepGraph:
     """The state before the first step."""
     classifies: bool = True
     """Whether `y` are logits of classes; else values of a regression."""
-    usual_entropy: float = 0.0
-    """Mean entropy of the model as exported on source samples, nats."""
+    home: Home | None = None
+    """What source samples look like, where the bundle says so."""
 
 
 class StepAdapter:
@@ -77,7 +79,7 @@ class StepAdapter:
         Raises ValueError on an unknown hyperparameter or one out of its bounds, RuntimeError without ONNX Runtime.
         """
         self.name = described.name
-        self.usual_entropy = described.usual_entropy
+        self.home = described.home
         self.parts = described.parts
         self.classifies = described.classifies
         self.hyper = checked(described, hyper)
@@ -153,7 +155,11 @@ class StepAdapter:
         return {name: value.copy() for name, value in self._state.items()}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from a state that `state` gave. Raises ValueError where names, shapes or types differ, or NaN is in
+        """Go on from a state that `state` gave. Raises ValueError as `checked_state` does."""
+        self._state = self.checked_state(state)
+
+    def checked_state(self, state: Mapping[str, NDArray[Any]]) -> State:
+        """A copy of a state that `state` gave. Raises ValueError where names, shapes or types differ, or NaN is in
         it."""
         if set(state) != set(self._state):
             raise ValueError(
@@ -168,7 +174,7 @@ class StepAdapter:
                 )
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise ValueError(f"{self.name}: state {name} holds NaN or infinity")
-        self._state = {name: np.array(state[name]) for name in self._state}
+        return {name: np.array(state[name]) for name in self._state}
 
     def reset(self) -> None:
         """Back to the state before the first step."""
@@ -236,7 +242,7 @@ def read(folder: Path, method: str) -> StepGraph:
             state = {name: arrays[name] for name in arrays.files}
         known = _verified(folder, manifest["source"], manifest["files"][manifest["source"]])
         with np.load(io.BytesIO(known), allow_pickle=False) as source:
-            usual = float(np.nanmean(source["reference.entropy"])) if "reference.entropy" in source else 0.0
+            home = Home.of(source) if manifest["task"] == "classification" else None
         return StepGraph(
             name=method,
             inputs={i["name"]: tuple(i["shape"]) for i in manifest["inputs"]},
@@ -245,7 +251,7 @@ def read(folder: Path, method: str) -> StepGraph:
             graph=graph,
             start=state,
             classifies=manifest["task"] == "classification",
-            usual_entropy=usual,
+            home=home,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file}: is no bundle's manifest ({error}); export the bundle again") from None
