@@ -131,4 +131,5 @@ NOTE = Method(
         "momentum": Hyper(0.01, 0.0, 1.0, "share of the memory's statistics in those of the norms"),
     },
     rates={"adam": 1e-4, "sgd": 1e-4},
+    alone="how often it learns depends on the stream",
 )

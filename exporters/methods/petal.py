@@ -100,4 +100,5 @@ PETAL = Method(
     rates={"adam": 1e-3, "nesterov": 0.01, "sgd": 0.01},
     needs=("posterior",),
     proof={"augmentations": 4, "restore": 0.0},
+    alone="how many views are averaged depends on the stream",
 )
