@@ -186,7 +186,8 @@ def checked_inputs(
     named = dict(inputs) if isinstance(inputs, Mapping) else dict.fromkeys(list(shapes)[:1], inputs)
     if set(named) != set(shapes):
         raise ValueError(f"{described.name}: the inputs are {', '.join(shapes)}; give an array for each, as a mapping")
-    arrays = {name: np.ascontiguousarray(value, np.float32) for name, value in named.items()}
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and such samples are left out
+        arrays = {name: np.ascontiguousarray(value, np.float32) for name, value in named.items()}
     for name, value in arrays.items():
         if value.shape[:axes] != lead or value.shape[axes + 1 :] != shapes[name] or not value.shape[axes]:
             shape = ", ".join(map(str, (*lead, "N", *shapes[name])))
@@ -350,13 +351,23 @@ def checked(described: StepGraph, given: Mapping[str, float]) -> dict[str, float
 
 
 def open_session(graph: bytes, providers: Sequence[str], threads: int) -> Any:
-    """A session of ONNX Runtime. `threads`: 0: one a core. Raises RuntimeError where it is not installed."""
+    """A session of ONNX Runtime. `threads`: 0: one a core.
+
+    Raises ValueError on a provider that the library has not, RuntimeError where it is not installed.
+    """
     try:
         import onnxruntime
     except ModuleNotFoundError:
         raise RuntimeError(
             "ONNX Runtime is not installed; pip install 'trimtab[cpu]', or 'trimtab[gpu]' for CUDA"
         ) from None
+    there = onnxruntime.get_available_providers()
+    if isinstance(providers, str) or not set(providers) <= set(there):
+        wrong = providers if isinstance(providers, str) else next(p for p in providers if p not in there)
+        raise ValueError(
+            f"providers: {wrong!r} is no list of providers that the installed ONNX Runtime has; give some of "
+            f"{', '.join(there)}"
+        )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads

@@ -12,10 +12,12 @@ import time
 NAMES = (
     "sessions",
     "detection",
+    "discoveries",
     "bank",
     "nab",
     "columns",
     "hybrid",
+    "cost",
     "replay",
     "watch",
     "gas",

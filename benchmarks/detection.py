@@ -38,6 +38,8 @@ Array = NDArray[np.float64]
 Draw = Callable[[int, np.random.Generator], Array]
 
 SHIFTS = (0.5, 1.0, 2.0, 5.0)
+EVERY = 20000
+"""Of the smartwatch's streams: the daemon's default."""
 """In deviations of the signal."""
 SLOW = {"kswin", "ks", "cramer_von_mises", "wasserstein", "psi", "mmd", "lsdd"}
 """Those that take a tenth of a millisecond or more a value, or to learn."""
@@ -347,8 +349,15 @@ def held_back(
     }
 
 
-def watch(streams: int) -> list[dict[str, Any]]:
-    """Part 3. Raises ModuleNotFoundError where the recordings are not installed."""
+WATCHED = ("divergence", "departure", "distance", "entropy")
+"""Signals that are watched unless others are named."""
+
+
+def smartwatch(signals: Sequence[str]) -> tuple[Any, list[Windows], list[Windows]]:
+    """The shipped bundle, and these signals of exercises on the right arm and on the left, of people unknown to it.
+
+    Raises ModuleNotFoundError where the recordings are not installed.
+    """
     import onnxruntime
 
     from trimtab.examples.watch import BUNDLE
@@ -356,25 +365,29 @@ def watch(streams: int) -> list[dict[str, Any]]:
     from trimtab.runtime.bundle import load_bundle
     from trimtab.runtime.config import Drift
     from trimtab.runtime.sessions import Outputs
-    from trimtab.runtime.watch import watched_signals
+    from trimtab.runtime.watch import Taps, watched_signals
 
     recordings = load()
     bundle = load_bundle(BUNDLE)
     session = onnxruntime.InferenceSession(bundle.graph("observe"), providers=["CPUExecutionProvider"])
-    settings = Drift()
-    signals = watched_signals(bundle, settings)
+    watched = watched_signals(bundle, Drift.model_validate({"signals": list(signals)}))
 
     def observed(recording: Recording) -> Windows:
-        taps = session.run(["y", "features", "moments"], {bundle.manifest.inputs[0].name: windows([recording])[0]})
-        return {name: signal(Outputs(*taps)) for name, signal in signals.items()}
+        inputs = {bundle.manifest.inputs[0].name: windows([recording])[0]}
+        taps = Taps(Outputs(*session.run(["y", "features", "moments"], inputs)), inputs)
+        return {name: signal(taps) for name, signal in watched.items()}
 
     def exercises(arm: Arm) -> list[Windows]:
         return [observed(recording) for recording in worn(recordings, UNSEEN, arm)]
 
-    usual, drifted = exercises("right"), exercises("left")
-    every = settings.false_alarms.every
-    groups = [[name] for name in signals] + [list(signals)]
-    return [held_back(usual, drifted, bundle.source.reference, every, streams, group) for group in groups]
+    return bundle, exercises("right"), exercises("left")
+
+
+def watch(streams: int) -> list[dict[str, Any]]:
+    """Part 7. Raises ModuleNotFoundError where the recordings are not installed."""
+    bundle, usual, drifted = smartwatch([*WATCHED, "raw", "spectra"])
+    groups = [[name] for name in usual[0]] + [list(WATCHED), list(usual[0])]
+    return [held_back(usual, drifted, bundle.source.reference, EVERY, streams, group) for group in groups]
 
 
 PARTS: dict[str, tuple[str, Callable[[int], list[dict[str, Any]]], dict[str, float]]] = {
@@ -385,7 +398,7 @@ PARTS: dict[str, tuple[str, Callable[[int], list[dict[str, Any]]], dict[str, flo
     "delays": ("detection_delays", delays, {"run_length": 1000}),
     "run_lengths": ("detection_run_lengths", run_lengths, {}),
     "seasonal": ("detection_seasonal", seasonal, {"run_length": 1000}),
-    "watch": ("detection_watch", watch, {"run_length": 20000}),
+    "watch": ("detection_watch", watch, {"run_length": EVERY}),
 }
 
 

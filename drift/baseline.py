@@ -25,6 +25,8 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,9 +100,7 @@ class Baseline:
 
     def reset(self) -> None:
         """Forget everything; with a reference, its mean and deviation hold again."""
-        self.excess = 1.0
-        self._blocks = BLOCKS
-        self._block_squares = BLOCKS * self.correlation / BLOCK
+        self._measure(BLOCKS, BLOCKS * self.correlation / BLOCK, 1.0)
         self._start(*(self.known or (0.0, 0.0)), learnt=self.known is not None)
 
     def relearn(self) -> None:
@@ -108,80 +108,115 @@ class Baseline:
         self._start(0.0, self.known[1] if self.known else 0.0, learnt=False)
 
     def _start(self, mean: float, deviation: float, learnt: bool) -> None:
-        self._mean = mean
-        self._mean_count = self._weight if learnt else 0.0
-        self._var_count = self._weight  # degrees of freedom
-        self._squares = deviation * deviation * self._var_count
+        weight = self._weight
+        # Mean, and the values in it; squares about it, and degrees of freedom; the block's sum, and values to come.
+        self._level = (mean, weight if learnt else 0.0, deviation * deviation * weight, weight, 0.0, BLOCK)
         self._learning: list[float] | None = None if learnt else []
-        self._block = 0.0
-        self._block_left = BLOCK
+
+    def _measure(self, blocks: float, squares: float, excess: float) -> None:
+        """Note the squares of so many blocks' means, and how much more than the recording's they say at least."""
+        self._blocks = (blocks, squares)
+        self.excess = excess
+
+    def mark(self) -> tuple[object, ...]:
+        """Where it stands, for `back`; not while it is learning."""
+        return self._level, self._blocks, self.excess
+
+    def back(self, mark: tuple[Any, ...]) -> None:
+        """Undo what was taken since `mark`."""
+        self._level, self._blocks, self.excess = mark
 
     def take(self, value: float) -> float | None:
         """z of a value by those before it, which the value then joins; None where it is skipped or still learnt from.
 
         A value is skipped where it is not finite, or beyond HUGE.
         """
-        if not -HUGE < value < HUGE:
-            return None
+        z = self.stretch([value], 0)[0]
+        return None if math.isnan(z) else z
+
+    def stretch(self, values: Sequence[float], begin: int) -> list[float]:
+        """`take` of as many of `values` from `begin` on as have the same `excess`, in one go; at least of one.
+
+        A value that is skipped or learnt from comes alone, as NaN.
+        """
+        first = values[begin]
+        if not -HUGE < first < HUGE:
+            return [math.nan]
         if self._learning is not None:
-            self._learning.append(value)
+            self._learning.append(first)
             if len(self._learning) >= self._warmup:
                 self._learn(self._learning)
-            return None
-        # Written out without min and max, and with Welford's update in place: this runs for every signal of every
-        # window, and calls are what it would spend its time on.
-        mean, var_count, mean_count = self._mean, self._var_count, self._mean_count
-        scale = math.sqrt(self._squares / var_count)
-        smallest = FLAT * abs(mean) + 1e-300
-        if scale < smallest:
-            scale = smallest
-        correlation = self.correlation * self.excess
-        freedom = var_count / correlation
-        if freedom < 1.0:
-            freedom = 1.0
-        deviation = value - mean
-        t = deviation / (scale * math.sqrt(1.0 + correlation / mean_count))
-        square = t * t
-        if square > 1e300:
-            square = 1e300
-        z = math.sqrt(freedom * math.log1p(square / freedom)) * (8 * freedom + 1) / (8 * freedom + 3)
-        joining = deviation
-        limit = WINSOR * scale
-        if joining > limit:
-            joining = limit
-        elif joining < -limit:
-            joining = -limit
-        # Beyond `memory`, old values fade.
+            return [math.nan]
+        # Written out without min, max and abs, on local variables: this runs for every signal of every window, and
+        # calls are what it would spend its time on.
+        mean, mean_count, squares, var_count, block, left = self._level
         memory = self._memory
-        mean_count += 1.0
-        var_count += 1.0
-        step = joining / mean_count
-        self._mean = mean + step
-        self._squares += joining * (joining - step)
-        self._mean_count = mean_count if mean_count < memory else memory
-        if var_count > memory:
-            self._squares *= memory / var_count
-            var_count = memory
-        self._var_count = var_count
-        if deviation < 0:
-            z = -z
-        if self.known is not None:
-            self._block += CLIP if z > CLIP else -CLIP if z < -CLIP else z
-            self._block_left -= 1
-            if self._block_left == 0:
-                self._close_block()
-        return z
+        correlation = self.correlation * self.excess
+        measured = self.known is not None
+        sqrt, log1p = math.sqrt, math.log1p
+        found: list[float] = []
+        append = found.append
+        for value in values[begin:] if begin else values:
+            if not -HUGE < value < HUGE:
+                break
+            scale = sqrt(squares / var_count)
+            smallest = FLAT * (mean if mean > 0 else -mean) + 1e-300
+            if scale < smallest:
+                scale = smallest
+            freedom = var_count / correlation
+            if freedom < 1.0:
+                freedom = 1.0
+            deviation = value - mean
+            t = deviation / (scale * sqrt(1.0 + correlation / mean_count))
+            square = t * t
+            if square > 1e300:
+                square = 1e300
+            eight = 8 * freedom
+            z = sqrt(freedom * log1p(square / freedom)) * (eight + 1) / (eight + 3)
+            joining, limit = deviation, WINSOR * scale
+            if joining > limit:
+                joining = limit
+            elif joining < -limit:
+                joining = -limit
+            # Welford's update, in place. Beyond `memory`, old values fade.
+            mean_count += 1.0
+            var_count += 1.0
+            step = joining / mean_count
+            mean += step
+            squares += joining * (joining - step)
+            if mean_count > memory:
+                mean_count = memory
+            if var_count > memory:
+                squares *= memory / var_count
+                var_count = memory
+            if deviation < 0:
+                z = -z
+            append(z)
+            if not measured:
+                continue
+            block += CLIP if z > CLIP else -CLIP if z < -CLIP else z
+            if left > 2:
+                left -= 1
+            elif left == 2:  # the next one closes the block, and `excess` is another from there on
+                left = 1
+                break
+            else:
+                self._close_block(block)
+                block, left = 0.0, BLOCK
+                correlation = self.correlation * self.excess
+        self._level = (mean, mean_count, squares, var_count, block, left)
+        return found
 
-    def _close_block(self) -> None:
-        """Learn from a block's mean how far the stream's values hang together."""
-        blocks = self._blocks + 1.0
-        self._block_squares += (self._block / BLOCK) ** 2
-        self._blocks = min(blocks, MOST_BLOCKS)
-        self._block_squares *= self._blocks / blocks
-        self._block, self._block_left = 0.0, BLOCK
-        own = BLOCK * self._block_squares / self._blocks
+    def _close_block(self, total: float) -> None:
+        """Learn from a block's sum how far the stream's values hang together."""
+        count, squares = self._blocks
+        blocks = count + 1.0
+        squares += (total / BLOCK) ** 2
+        count = min(blocks, MOST_BLOCKS)
+        squares *= count / blocks
+        own = BLOCK * squares / count
         # Less one deviation of the estimate, which is that of a mean of so many chi-squared values.
-        self.excess = max(1.0, own / self.correlation / (1.0 + math.sqrt(2.0 / self._blocks)))
+        self._measure(count, squares, max(1.0, own / self.correlation / (1.0 + math.sqrt(2.0 / count))))
 
     def _learn(self, values: list[float]) -> None:
         """A baseline from the warm-up, whose outliers (by the median of absolute deviations) are pulled in."""
@@ -190,43 +225,42 @@ class Baseline:
         if spread > 0:
             values = [min(max(v, middle - spread), middle + spread) for v in values]
         self._learning = None
-        self._mean = math.fsum(values) / len(values)
-        self._mean_count = float(len(values))
-        self._squares += math.fsum((v - self._mean) ** 2 for v in values)
-        self._var_count += len(values) - 1
+        mean = math.fsum(values) / len(values)
+        squares, freedom = self._level[2:4]
+        squares += math.fsum((v - mean) ** 2 for v in values)
+        self._level = (mean, float(len(values)), squares, freedom + len(values) - 1, 0.0, BLOCK)
 
     @property
     def flat(self) -> bool:
         """Whether no value has differed from the others by more than rounding: there is no deviation to go by."""
-        return math.sqrt(self._squares / max(self._var_count, 1.0)) <= FLAT * abs(self._mean) + 1e-300
+        mean, _, squares, freedom, _, _ = self._level
+        return math.sqrt(squares / max(freedom, 1.0)) <= FLAT * abs(mean) + 1e-300
 
     def state(self) -> State:
         """All of the memory; what follows from the options and the reference is not in it."""
+        mean, mean_count, squares, var_count, block, left = self._level
+        blocks, block_squares = self._blocks
         return {
-            "mean": self._mean,
-            "mean_count": self._mean_count,
-            "squares": self._squares,
-            "var_count": self._var_count,
+            "mean": mean,
+            "mean_count": mean_count,
+            "squares": squares,
+            "var_count": var_count,
             "learning": None if self._learning is None else list(self._learning),
-            "block": self._block,
-            "block_left": self._block_left,
-            "block_squares": self._block_squares,
-            "blocks": self._blocks,
+            "block": block,
+            "block_left": left,
+            "block_squares": block_squares,
+            "blocks": blocks,
             "excess": self.excess,
         }
 
     def restore(self, state: State) -> None:
         """Continue exactly from `state`."""
-        self._mean = float(state["mean"])
-        self._mean_count = float(state["mean_count"])
-        self._squares = float(state["squares"])
-        self._var_count = float(state["var_count"])
+        mean, mean_count, squares, var_count, block = (
+            float(state[key]) for key in ("mean", "mean_count", "squares", "var_count", "block")
+        )
+        self._level = (mean, mean_count, squares, var_count, block, int(state["block_left"]))
         self._learning = None if state["learning"] is None else [float(v) for v in state["learning"]]
-        self._block = float(state["block"])
-        self._block_left = int(state["block_left"])
-        self._block_squares = float(state["block_squares"])
-        self._blocks = float(state["blocks"])
-        self.excess = float(state["excess"])
+        self._measure(float(state["blocks"]), float(state["block_squares"]), float(state["excess"]))
 
 
 def winsorised(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -25,7 +25,7 @@ SHORTEST, LONGEST = 10.0, 1e9
 ENOUGH = 200
 """Finite values that a reference must hold; thresholds from fewer would be worth less than those from theory."""
 
-UNBOUNDED = ("divergence", "departure", "distance", "entropy")
+UNBOUNDED = ("divergence", "departure", "distance", "entropy", "raw", "spectra")
 """Signals that go beyond 1."""
 
 
@@ -309,13 +309,13 @@ CATALOGUE: dict[str, Entry] = {
     ),
 }
 
-_SEASON = Option(
+SEASON = Option(
     list, None, 4, 1e6, "periods of cycles that are no drift, such as a day, in values; none: there are none"
 )
 for _name, _entry in CATALOGUE.items():
     # A residual is no count, and HTMs learn sequences by themselves.
     if _entry.values == "any" and _name not in ("htm", "htm_sprt"):
-        _entry.options["season"] = _SEASON
+        _entry.options["season"] = SEASON
 
 
 def names() -> list[str]:
@@ -362,15 +362,19 @@ def build(
     maker = getattr(importlib.import_module(module), attribute)
 
     def make(recorded: NDArray[np.float64] | None) -> Detector:
-        if recorded is not None:
-            recorded = recorded[np.abs(recorded) < HUGE]  # neither NaN nor infinity
-            if recorded.size < ENOUGH or np.ptp(recorded) == 0:
-                recorded = None
-        detector: Detector = maker(every=float(every), reference=recorded, **settings)
+        detector: Detector = maker(every=float(every), reference=usable(recorded), **settings)
         return detector
 
     known = None if reference is None else np.asarray(reference, np.float64).ravel()
     return Seasonal(make, season, reference=known, follows=follows) if season else make(known)
+
+
+def usable(recorded: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    """The finite values of a recording; None where they are fewer than ENOUGH, or all the same."""
+    if recorded is None:
+        return None
+    recorded = recorded[np.abs(recorded) < HUGE]  # neither NaN nor infinity
+    return None if recorded.size < ENOUGH or np.ptp(recorded) == 0 else recorded
 
 
 def build_monitor(

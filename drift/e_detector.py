@@ -31,6 +31,9 @@ CLIP = 4.0
 """Deviations at which z is clipped in the bounded bet."""
 
 STAKES = (0.25, 0.5, 1.0, 2.0)
+RAREST = 1e9
+"""One in so many values may be clipped where there is no threshold to tell how rare alarms are."""
+
 SHARES = (0.125, 0.25, 0.5, 0.95)
 """Stakes of the bounded bet, as shares of the largest one possible, 1 / CLIP."""
 
@@ -75,4 +78,23 @@ def e_detector(
         warmup=warmup,
         memory=memory,
         reference=reference,
+    )
+
+
+def e_process(*, reference: NDArray[np.float64] | None = None, warmup: int = 64, memory: int = 5000) -> Standardised:
+    """The statistic alone, for those who decide by it themselves: it never alarms. Options as for `e_detector`.
+
+    With a reference, values that hang together weigh less (`weighed` of `Standardised`): z is sub-Gaussian in its sums
+    then, if not in each value.
+    """
+    return Standardised(
+        "e_process",
+        Chart,
+        (False,),
+        lambda: math.inf,
+        every=RAREST,
+        warmup=warmup,
+        memory=memory,
+        reference=reference,
+        weighed=True,
     )

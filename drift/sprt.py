@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from trimtab.drift import reference as recording
 from trimtab.drift.baseline import Baseline
-from trimtab.drift.detector import Finding, State
+from trimtab.drift.detector import Finding, State, Stretch
 from trimtab.drift.run_length import threshold
 
 LARGEST_SHIFT = 6.0
@@ -69,12 +69,14 @@ class Sprt:
         else:
             sizes = tuple(shifts or _ladder(correlation))
             heights = _calibrated(recorded.tobytes(), sizes, every, correlation)
-        # One chart a shift and direction: (sign, d, bound of z, threshold of S).
+        # One chart a shift and direction: (place, sign, d, d / 2, bound of z, threshold of S).
         self._charts = [
-            (sign, d, bound(d), max(d * heights[i][side], 1e-9))
+            (2 * i + side, sign, d, 0.5 * d, bound(d), max(d * heights[i][side], 1e-9))
             for i, d in enumerate(sizes)
             for side, sign in enumerate((1.0, -1.0))
         ]
+        self._idle = 0.5 * min(sizes)
+        """While all S are 0, so far from 0 z changes none."""
         self.reset()
 
     def reset(self) -> None:
@@ -85,48 +87,80 @@ class Sprt:
     def _clear(self) -> None:
         self._sums = [0.0] * len(self._charts)
         self._lengths = [0] * len(self._charts)
+        self._resting = True
 
     def update(self, value: float) -> Finding:
         """Take one value: a few microseconds."""
-        z = self._baseline.take(value)
-        if z is None:
-            return self._unchanged()
-        alarm = False
-        best, nearest = 0.0, 0
-        sums, excess = self._sums, self._baseline.excess
-        for i, (sign, d, bound, height) in enumerate(self._charts):
-            score = sign * z
-            total = sums[i]
-            if total == 0.0 and score <= 0.5 * d:
-                continue  # the usual case: this runs for every signal of every window
-            if score > bound:
-                score = bound
-            elif score < -bound:
-                score = -bound
-            total += d * (score - 0.5 * d)
-            if total > 0:
-                sums[i] = total
-                self._lengths[i] += 1
-                height *= excess
-                share = total / height
-                if share > best:
-                    best, nearest = share, i
-                if total >= height:
-                    alarm = True
-            else:
-                sums[i] = 0.0
-                self._lengths[i] = 0
-        onset = self._lengths[nearest] - 1 if alarm else None
-        finding = Finding(alarm, sums[nearest], self._charts[nearest][3] * excess, onset)
-        if alarm:
-            self._baseline.relearn()
-            self._clear()
-        return finding
+        _, alarms = self.update_many([value])
+        return alarms[0][1] if alarms else self._standing(False)
 
-    def _unchanged(self) -> Finding:
-        """Of the chart that stands nearest to its threshold, where no value was taken."""
-        i = max(range(len(self._sums)), key=lambda j: self._sums[j] / self._charts[j][3])
-        return Finding(False, self._sums[i], self._charts[i][3] * self._baseline.excess, None)
+    def update_many(self, values: Sequence[float]) -> Stretch:
+        """Take values in order: a microsecond or two each."""
+        shares: list[float] = []
+        alarms: list[tuple[int, Finding]] = []
+        baseline, count = self._baseline, len(values)
+        begin = 0
+        while begin < count:
+            mark = baseline.mark()
+            z = baseline.stretch(values, begin)
+            if math.isnan(z[0]):
+                shares.append(self._standing(False).share)
+            elif self._test(z, shares):
+                taken = len(shares) - begin
+                if taken < len(z):  # what comes after an alarm is another baseline's
+                    baseline.back(mark)
+                    baseline.stretch(values[: begin + taken], begin)
+                alarms.append((len(shares) - 1, self._standing(True)))
+                baseline.relearn()
+                self._clear()
+            begin = len(shares)
+        return shares, alarms
+
+    def _test(self, z: list[float], shares: list[float]) -> bool:
+        """Take z up to the first alarm, and append a share each to `shares`. Returns whether there was an alarm."""
+        excess, sums, lengths = self._baseline.excess, self._sums, self._lengths
+        idle, resting = self._idle, self._resting
+        best = 0.0
+        for value in z:
+            if resting and -idle <= value <= idle:
+                shares.append(0.0)
+                continue
+            best = 0.0
+            for i, sign, d, half, bound, height in self._charts:
+                score = sign * value
+                total = sums[i]
+                if total == 0.0 and score <= half:
+                    continue  # the usual case: this runs for every signal of every window
+                if score > bound:
+                    score = bound
+                elif score < -bound:
+                    score = -bound
+                total += d * (score - half)
+                if total > 0:
+                    sums[i] = total
+                    lengths[i] += 1
+                    share = total / (height * excess)
+                    if share > best:
+                        best = share
+                else:
+                    sums[i] = 0.0
+                    lengths[i] = 0
+            shares.append(best)
+            if best >= 1:
+                return True
+            resting = best == 0.0
+        self._resting = resting
+        return False
+
+    def _standing(self, alarm: bool) -> Finding:
+        """Of the chart that stands nearest to its threshold."""
+        excess, nearest, best = self._baseline.excess, 0, 0.0
+        for i, _, _, _, _, height in self._charts:
+            share = self._sums[i] / (height * excess)
+            if share > best:
+                nearest, best = i, share
+        onset = self._lengths[nearest] - 1 if alarm else None
+        return Finding(alarm, self._sums[nearest], self._charts[nearest][5] * excess, onset)
 
     def state(self) -> State:
         """All of the memory; calibration follows from the options and the reference, and is not in it."""
@@ -145,6 +179,7 @@ class Sprt:
         self._baseline.restore(state)
         self._sums = [float(v) for v in state["sums"]]
         self._lengths = [int(v) for v in state["lengths"]]
+        self._resting = not any(self._sums)
 
 
 def _ladder(correlation: float) -> tuple[float, ...]:

@@ -64,7 +64,9 @@ class Standardised:
 
     name: the detector's. make, options: `make(*options)` is the chart. theory: the threshold for independent Gaussian
     values. every: run length, for replays. spread: the chart also looks at the deviation, of which a stream that has
-    been constant has told nothing yet: values like those before are then no evidence.
+    been constant has told nothing yet: values like those before are then no evidence. weighed: where values hang
+    together, z counts by the root of their variance inflation less, so that sums of it vary as those of independent
+    values do; else thresholds are raised.
 
     Raises ValueError where warmup, memory or the reference are out of range.
     """
@@ -81,15 +83,17 @@ class Standardised:
         memory: int,
         reference: NDArray[np.float64] | None,
         spread: bool = False,
+        weighed: bool = False,
     ) -> None:
         self.name = name
         self._chart = make(*options)
         self._spread = spread
+        self._weighed = weighed
         self._baseline = Baseline(warmup, memory, reference)
         recorded = self._baseline.recorded
         self._bound = bound(every)
         self._height = theory()
-        if recorded is not None:
+        if recorded is not None and self._height < math.inf:
             found = replayed(make, options, recorded.tobytes(), self._baseline.correlation, every)
             self._height = max(self._height, found)
         self._statistic = 0.0
@@ -109,15 +113,26 @@ class Standardised:
         z = self._baseline.take(value)
         if z is None or (unknown and -1 < z < 1):
             return Finding(False, self._statistic, self._height * self._baseline.excess, None)
-        statistic = self._chart.step(min(max(z, -self._bound), self._bound))
+        z = min(max(z, -self._bound), self._bound)
+        if self._weighed:
+            z /= math.sqrt(self._baseline.correlation * self._baseline.excess)
+        statistic = self._chart.step(z)
         height = self._height * self._baseline.excess
         if statistic < height:
             self._statistic = statistic
             return Finding(False, statistic, height, None)
         finding = Finding(True, statistic, height, self._chart.onset())
+        self.relearn()
+        return finding
+
+    def relearn(self) -> None:
+        """Begin anew as after an alarm: the baseline is learnt from what comes."""
         self._baseline.relearn()
         self._clear()
-        return finding
+
+    def onset(self) -> int:
+        """Values ago at which a change would have begun (0: the last one)."""
+        return self._chart.onset()
 
     def state(self) -> State:
         """All of the memory; calibration follows from the options and the reference, and is not in it."""

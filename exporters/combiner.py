@@ -79,8 +79,7 @@ def train(
     every, history, hold, options: see `Recipe`. Raises ExportError where there are fewer than two labelled anomalies,
     where scores do not tell them apart, or no false alarm could be as rare or as frequent as asked.
     """
-    if every <= hold:
-        raise ExportError(f"every: {every:g} records between false alarms are fewer than the {hold} of one event")
+    check_every(every, hold)
     # Until then an HTM may have to begin anew; an anomaly that has begun before is left out as a whole.
     begin = CALIBRATE[-1] + int(np.argmin(np.append(labels[CALIBRATE[-1] :], False)))
     events = [run for run in runs(labels) if run[0] >= begin]
@@ -123,6 +122,12 @@ def train(
         found=sum(bool(np.isin(alarms, piece).any()) for piece in anomalous),
         false=int(np.isin(alarms, np.concatenate(normal)).sum()),
     )
+
+
+def check_every(every: float, hold: int) -> None:
+    """Raises ExportError where `every` records between false alarms are not more than the `hold` of one event."""
+    if not hold < every < math.inf:
+        raise ExportError(f"every: is {every:g} records between false alarms; give more than the {hold} of one event")
 
 
 def sliding(scores: Array, history: int) -> NDArray[np.float32]:

@@ -79,6 +79,25 @@ def reads(node: onnx.NodeProto) -> set[str]:
     return names
 
 
+def ending(draft: Draft, outputs: dict[str, str]) -> list[onnx.NodeProto]:
+    """The nodes that those outputs (name -> value) need, with the values renamed to what they are put out as; by an
+    Identity only where no node makes the value, or it is put out twice."""
+    made = {name for node in draft.nodes for name in node.output}
+    names: dict[str, str] = {}
+    for name, value in outputs.items():
+        if value in made and value not in names:
+            names[value] = name
+        else:
+            draft.node("Identity", value, out=name)
+    wanted, kept = set(outputs), []
+    for node in reversed(draft.nodes):
+        node = renamed(node, names)
+        if wanted & set(node.output):
+            wanted |= reads(node)
+            kept.append(node)
+    return kept[::-1]
+
+
 def renamed(node: onnx.NodeProto, names: dict[str, str]) -> onnx.NodeProto:
     """A copy of `node` that reads and writes other names, also within its subgraphs."""
     copy = onnx.NodeProto()

@@ -116,7 +116,8 @@ def _without_source(source: dict[str, NDArray[Any]], marked: Marked, task: str) 
             source["moments_mean"][at : at + layer.channels] = layer.values["mean"]
             source["moments_var"][at : at + layer.channels] = layer.values["var"]
         at += layer.channels
-    for key in [k for k in source if k.startswith("reference.") or k in ("moments_centre", "moments_whitening")]:
+    data = ("reference.", "usual.", "moments_centre", "moments_whitening")
+    for key in [k for k in source if k.startswith(data)]:
         del source[key]
     if task == "classification":
         source["class_prior"] = np.full(marked.outputs, 1.0 / marked.outputs)

@@ -10,21 +10,26 @@ The order is that to be expected of a stream: see `trimtab.drift.reference.as_st
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift import signals
+from trimtab.drift import input_signals, signals
+from trimtab.drift.input_signals import Layout
 from trimtab.drift.reference import as_streamed
 
 FOLDS = 5
 NEIGHBOURS = 8
 
 JOINTLY = 64
-"""Source samples from which on norm-input moments are also described jointly."""
+"""Source samples from which on norm-input moments, and inputs, are described jointly."""
 
 Signals = dict[str, NDArray[np.float64]]
+
+Described = Mapping[str, tuple[NDArray[np.float64], Layout]]
+"""Per signal of the inputs (trimtab.drift.input_signals): the figures `[n, D]` of all samples, and their layout."""
 
 
 def reference_signals(
@@ -32,8 +37,9 @@ def reference_signals(
     features: NDArray[np.float64],
     moments: NDArray[np.float32],
     predicted: NDArray[np.int64] | None,
+    inputs: Described,
 ) -> Signals:
-    """The signals of n source samples, those that the model gives, each `[n]`.
+    """The signals of n source samples, those that the model and its inputs give, each `[n]`.
 
     y `[n, K]`, features `[n, F]` (F may be 0), moments `[n, 2, M]` (M may be 0); predicted `[n]`: the predicted class,
     None in a regression.
@@ -44,10 +50,13 @@ def reference_signals(
     # With fewer samples than a fold of neighbours in each part there is nothing to take apart.
     parts = [fold == i for i in range(FOLDS)] if len(np.unique(fold)) == FOLDS else []
     for part in parts:
-        for name, values in _by(features[~part], moments[~part], features[part], moments[part], len(y)).items():
+        given = _by(features[~part], moments[~part], features[part], moments[part], len(y))
+        given |= _of_inputs(inputs, ~part, part)
+        for name, values in given.items():
             found.setdefault(name, np.empty(len(y)))[part] = values
     if not parts:
-        found = _by(features, moments, features, moments, len(y))
+        every = np.ones(len(y), np.bool_)
+        found = _by(features, moments, features, moments, len(y)) | _of_inputs(inputs, every, every)
     if predicted is None:
         return found
     found["entropy"] = signals.entropy(y)
@@ -81,3 +90,11 @@ def _by(
         mean, cov = signals.gaussian(features)
         found["distance"] = signals.distance(new_features, mean, signals.whitening(cov))
     return found
+
+
+def _of_inputs(inputs: Described, known: NDArray[np.bool_], new: NDArray[np.bool_]) -> Signals:
+    """Signals of the inputs of `new` samples by the statistics of `known` ones."""
+    return {
+        name: input_signals.unusual(found[new], input_signals.usual(found[known], of))
+        for name, (found, of) in inputs.items()
+    }

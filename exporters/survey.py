@@ -11,9 +11,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-from trimtab.drift import signals
+from trimtab.drift import input_signals, signals
 from trimtab.exporters.marked import Array, Marked
-from trimtab.exporters.reference_signals import JOINTLY, reference_signals
+from trimtab.exporters.reference_signals import JOINTLY, Described, reference_signals
 from trimtab.runtime.bundle import Input
 from trimtab.runtime.errors import ExportError
 
@@ -84,7 +84,8 @@ def named(inputs: Any, entries: Sequence[Input], where: str) -> dict[str, Array]
         raise ExportError(f"{where}: the model's inputs are {', '.join(names)}; give one array for each")
     out: dict[str, Array] = {}
     for entry in entries:
-        value = np.asarray(arrays[entry.name], np.float32)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused below
+            value = np.asarray(arrays[entry.name], np.float32)
         if value.ndim == 0 or list(value.shape[1:]) != entry.shape:
             raise ExportError(
                 f"{where}: {entry.name} has the shape {list(value.shape)} where "
@@ -108,6 +109,7 @@ def survey(graph: bytes, marked: Marked, task: str, batches: Iterable[Batch]) ->
     labels: list[NDArray[Any]] = []
     samples: list[dict[str, Array]] = []
     moments = _InputMoments(marked)
+    described = _Described(marked)
     count = 0
     for number, (inputs, given) in enumerate(batches):
         where = f"source batch {number}"
@@ -122,6 +124,7 @@ def survey(graph: bytes, marked: Marked, task: str, batches: Iterable[Batch]) ->
         if count < KEPT:
             samples.append({name: value[: KEPT - count] for name, value in arrays.items()})
         moments.add(arrays)
+        described.add(arrays)
         count += n
     if not count:
         raise ExportError("the source holds no sample; give batches of (inputs, labels or None)")
@@ -140,7 +143,7 @@ def survey(graph: bytes, marked: Marked, task: str, batches: Iterable[Batch]) ->
     source: dict[str, NDArray[Any]] = {
         "theta": marked.theta(),
         **moments.result(),
-        **statistics(marked, task, found, truth),
+        **statistics(marked, task, found, truth, described.result()),
     }
     examples = {} if truth is None else {"y": found["y"], "features": features_of(found), "labels": truth}
     return Survey(source, kept, count, examples)
@@ -159,9 +162,9 @@ def features_of(taken: dict[str, NDArray[Any]]) -> NDArray[Any]:
 
 
 def statistics(
-    marked: Marked, task: str, taken: dict[str, NDArray[Any]], labels: NDArray[Any] | None
+    marked: Marked, task: str, taken: dict[str, NDArray[Any]], labels: NDArray[Any] | None, inputs: Described
 ) -> dict[str, NDArray[Any]]:
-    """The statistics of outputs, features and moments, and the reference signals of each sample in order."""
+    """The statistics of outputs, features, moments and inputs, and the reference signals of each sample in order."""
     y = taken["y"]
     source: dict[str, NDArray[Any]] = {}
     channels = sum(layer.channels for layer in marked.layers)
@@ -186,8 +189,11 @@ def statistics(
     if channels and len(moments) >= JOINTLY:
         centre, whiten = signals.moment_whitening(moments)
         source["moments_centre"], source["moments_whitening"] = centre, whiten.astype(np.float32)
+    for signal, (figures, of) in inputs.items():
+        for part, array in input_signals.usual(figures, of)._asdict().items():
+            source[f"usual.{signal}.{part}"] = array
     predicted = y.argmax(1) if task == "classification" else None
-    for name, values in reference_signals(y, features, moments, predicted).items():
+    for name, values in reference_signals(y, features, moments, predicted, inputs).items():
         source[f"reference.{name}"] = values
     return source
 
@@ -231,3 +237,27 @@ class _InputMoments:
         means = np.stack(self.means)
         mean = weights @ means
         return {"input_mean": mean, "input_var": weights @ (np.stack(self.variances) + (means - mean) ** 2)}
+
+
+class _Described:
+    """What the signals of the sensors' inputs are made of."""
+
+    def __init__(self, marked: Marked) -> None:
+        sensors = [e for e in marked.inputs if e.calibration is not None]
+        self.names = [e.name for e in sensors]
+        self.layouts: dict[str, input_signals.Layout] = {}
+        for signal in input_signals.SIGNALS:
+            try:
+                self.layouts[signal] = input_signals.layout(signal, [e.shape for e in sensors])
+            except ValueError:  # these inputs do not give it
+                continue
+        self.found: dict[str, list[NDArray[np.float64]]] = {signal: [] for signal in self.layouts}
+
+    def add(self, arrays: dict[str, Array]) -> None:
+        for signal, found in self.found.items():
+            found.append(input_signals.figures(signal, [arrays[name] for name in self.names]))
+
+    def result(self) -> Described:
+        """Nothing where there are too few samples to tell what is usual."""
+        whole = {signal: np.concatenate(found) for signal, found in self.found.items() if found}
+        return {signal: (v, self.layouts[signal]) for signal, v in whole.items() if len(v) >= JOINTLY}

@@ -92,6 +92,12 @@ class Adaptation:
         return self.versions.current.number
 
     @property
+    def vector(self) -> NDArray[np.float32] | None:
+        """The vector in use; None: the source's."""
+        current = self.versions.current
+        return current.theta if current.number else None
+
+    @property
     def calm(self) -> bool:
         """Nothing is gathered and nothing waited for: the common case, in which there is nothing to do."""
         return self._gathered is None and self.state != "rolled_back"

@@ -23,7 +23,8 @@ class Block:
     sequence: int | None = None
     """The sender's message number, where it gives one."""
     labels: list[Label | None] | None = None
-    """The truth per row (or one for the sample), where a recording carries it. Never used to adapt."""
+    """The truth per row (or one for the sample), where a recording carries it. Never used to adapt, but for what
+    `drift.errors` makes of it."""
     segment: str | None = None
     """A part of a recording, for its closing table."""
     token: object = None

@@ -23,6 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from trimtab.adapters.parameters import Kind, ParameterLayout
 from trimtab.adapters.steps import SCHEMA, StepGraph, read
+from trimtab.drift import input_signals
+from trimtab.drift.input_signals import Usual
 from trimtab.runtime.errors import BundleError
 from trimtab.runtime.validation import NotYaml, listed, read_yaml, sentence, shown
 
@@ -204,6 +206,11 @@ class Manifest(Strict):
         return self
 
     @property
+    def sensors(self) -> dict[str, list[int]]:
+        """Names and shapes of the inputs that sensors give, those with a calibration."""
+        return {i.name: i.shape for i in self.inputs if i.calibration is not None}
+
+    @property
     def outputs(self) -> list[str]:
         """Names of the K outputs: classes or targets."""
         return self.classes if self.task == "classification" else self.targets
@@ -236,7 +243,8 @@ class Source:
     """[K, F, F]; [1, F, F], pooled within classes, where there are too many of them; regression: [0, F, F]."""
     reference: dict[str, NDArray[np.float64]]
     """Scalar signals per source window (see trimtab.drift.signals), for calibration: keys `divergence`, `departure`,
-    `distance`, `entropy` (those that apply), each [n], by statistics of other windows, in an order like a stream's."""
+    `distance`, `entropy`, `raw`, `spectra` (those that apply), each [n], by statistics of other windows, in an order
+    like a stream's."""
     input_mean: NDArray[np.float64]
     """[C] of the first calibrated input, sensor units; empty where there is none."""
     input_var: NDArray[np.float64]
@@ -245,6 +253,9 @@ class Source:
     norms, or where there were too few source samples."""
     moments_whitening: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     """[R, 2M], kept in float32 for its size."""
+    usual: dict[str, Usual] = field(default_factory=dict)
+    """What the signals of the inputs need: keys `raw`, `spectra` (see trimtab.drift.input_signals); those that apply,
+    where there were enough source samples."""
 
 
 class Bundle:
@@ -276,8 +287,9 @@ class Bundle:
         file = self.path / self.manifest.source
         arrays = _read_arrays(file)
         reference = {k.removeprefix("reference."): v for k, v in arrays.items() if k.startswith("reference.")}
-        plain = {k: v for k, v in arrays.items() if not k.startswith("reference.")}
-        known = {f.name for f in fields(Source)} - {"reference"}
+        usual = {k.removeprefix("usual."): v for k, v in arrays.items() if k.startswith("usual.")}
+        plain = {k: v for k, v in arrays.items() if not k.startswith(("reference.", "usual."))}
+        known = {f.name for f in fields(Source)} - {"reference", "usual"}
         optional = {f.name for f in fields(Source) if f.default_factory is not MISSING}
         if missing := known - optional - set(plain):
             raise BundleError(f"{file}: the arrays {listed(sorted(missing))} are missing; {AGAIN}")
@@ -288,7 +300,7 @@ class Bundle:
                 f"{file}: theta has {plain['theta'].size} values where the manifest's parameters have "
                 f"{self.layout.size}; {AGAIN}"
             )
-        source = Source(reference=reference, **plain)
+        source = Source(reference=reference, usual=_usual(usual, self.manifest, file), **plain)
         _check_source(source, self.manifest, file)
         return source
 
@@ -306,6 +318,27 @@ def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
         if "pickle" in reason:  # numpy advises to allow it, which is the last thing to do
             reason = "it is no NPZ file, or holds Python objects, which are not read"
         raise BundleError(f"{file}: cannot be read ({reason[:120]}); {AGAIN}") from None
+
+
+def _usual(arrays: dict[str, NDArray[Any]], manifest: Manifest, file: Path) -> dict[str, Usual]:
+    """The arrays `<signal>.<part>` put together. Raises BundleError where one is missing, unknown or misshapen."""
+    found: dict[str, Usual] = {}
+    for signal in dict.fromkeys(name.partition(".")[0] for name in arrays):
+        try:
+            size = len(input_signals.layout(signal, list(manifest.sensors.values())).power)
+            parts = {part: arrays.pop(f"{signal}.{part}") for part in Usual._fields}
+        except (ValueError, KeyError):
+            raise BundleError(
+                f"{file}: usual.{signal} is no signal of this bundle's inputs, or not whole; {AGAIN}"
+            ) from None
+        shapes = {"floor": (size,), "centre": (size,), "whitening": (*parts["whitening"].shape[:1], size)}
+        for part, array in parts.items():
+            if array.shape != shapes[part] or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+                raise BundleError(f"{file}: usual.{signal}.{part} is no array {list(shapes[part])} of numbers; {AGAIN}")
+        found[signal] = Usual(**parts)
+    if arrays:
+        raise BundleError(f"{file}: the arrays {listed(sorted(f'usual.{n}' for n in arrays))} are unknown; {AGAIN}")
+    return found
 
 
 def _check_source(source: Source, manifest: Manifest, file: Path) -> None:

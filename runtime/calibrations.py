@@ -10,18 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trimtab.drift.calibration import Calibration
-from trimtab.drift.catalogue import build
+from trimtab.drift.catalogue import build, checked
 from trimtab.runtime.errors import ConfigError
 
 FORMAT = 1
@@ -71,6 +71,29 @@ class Calibrations(_Strict):
         rates = ", ".join(f"{entry.every:g}" for entry in found)
         raise ConfigError(f"{file} holds calibrations of {detector} for one false alarm in {rates}; choose by --every")
 
+    def fitting(self, file: Path, detector: str, every: float, options: Mapping[str, Any]) -> Calibration:
+        """The calibration of a box's detector. Raises ConfigError, one sentence, where there is none, or the detector
+        made from the recording now comes to another threshold."""
+        again = f"calibrate again with --detector {detector} --every {every:g}"
+        found = [entry for entry in self.calibrations if entry.detector == detector]
+        if not found:
+            held = ", ".join(dict.fromkeys(entry.detector for entry in self.calibrations))
+            raise ConfigError(f"{file} is of {held} where drift.detector is {detector}; {again}")
+        wanted = checked(detector, options)
+        found = [entry for entry in found if checked(detector, entry.options) == wanted]
+        if not found:
+            said = ", ".join(f"{key} {value}" for key, value in options.items()) or "none"
+            raise ConfigError(f"{file} was made with other options than drift.options ({said}); {again} and those")
+        for entry in found:
+            if math.isclose(entry.every, every, rel_tol=1e-9):
+                self.verify(file, entry)
+                return entry
+        rates = ", ".join(f"{entry.every:g}" for entry in found)
+        raise ConfigError(
+            f"{file} is for one false alarm in {rates} values where drift.false_alarms leaves each signal one in "
+            f"{every:g}; {again}, or set drift.false_alarms"
+        )
+
     def verify(self, file: Path, entry: Calibration) -> None:
         """Raises ConfigError where a detector made from the recording comes to another threshold than the file says."""
         try:
@@ -111,7 +134,9 @@ def read(file: Path) -> Calibrations:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
+        raise ConfigError(
+            f"{file}: cannot be read ({error.strerror}); give a file written by `trimtab drift calibrate --out`"
+        ) from None
     except ValueError:
         raise ConfigError(f"{file} is not JSON; give a file written by `trimtab drift calibrate --out`") from None
     try:

@@ -140,13 +140,24 @@ class FalseAlarms(Section):
     )
 
 
+class Discoveries(Section):
+    level: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="Of all alarms, at most this share is false on average (the false discovery rate)."
+    )
+    period: Positive = Field(
+        1000,
+        description="Observed windows of a stream in one test; a change is found in this one or the next.",
+    )
+
+
 class Drift(Section):
     detector: str = Field("sprt", description="See `trimtab detectors`.")
     options: dict[str, Any] = Field({}, description="Of that detector.")
-    signals: list[Literal["divergence", "departure", "distance", "entropy"]] = Field(
+    signals: list[Literal["divergence", "departure", "distance", "entropy", "raw", "spectra"]] = Field(
         ["divergence", "departure", "distance", "entropy"],
         min_length=1,
-        description="Watched beside each other; the accepted false alarms are shared among them.",
+        description="Watched beside each other; the accepted false alarms are shared among them. `raw` and `spectra` "
+        "are of the inputs, and need a bundle that knows the source's.",
     )
     errors: str | None = Field(
         None,
@@ -154,8 +165,25 @@ class Drift(Section):
         "as many false alarms again, per label.",
     )
     false_alarms: FalseAlarms = FalseAlarms()
+    calibrations: list[Path] = Field(
+        [],
+        description="Files of `trimtab drift calibrate`, each of a column named as one of `signals`: that one's "
+        "thresholds come from there instead of from the bundle.",
+    )
+    discoveries: Discoveries | None = Field(
+        None,
+        description="Present (`discoveries: {}` for the defaults): streams alarm by online FDR over all of them, and "
+        "not each by `detector` and `false_alarms`.",
+    )
     refractory: int = Field(256, ge=0, description="Windows after an alarm in which no other is raised.")
     observe_every: Positive = Field(1, description="Every n-th window of a stream is observed; the others only served.")
+
+    @model_validator(mode="after")
+    def _either(self) -> Drift:
+        if self.discoveries is not None and (self.options or self.calibrations):
+            key = "options" if self.options else "calibrations"
+            raise ValueError(f"{key} are of a detector, which discoveries does without; leave one of them out")
+        return self
 
 
 class Guard(Section):
@@ -307,9 +335,11 @@ def load_config(path: str | Path) -> Config:
     if mqtt.tls is not None:
         tls = mqtt.tls.model_copy(update={key: anchored(getattr(mqtt.tls, key)) for key in ("ca", "cert", "key")})
         mqtt = mqtt.model_copy(update={"tls": tls})
+    drift = config.drift.model_copy(update={"calibrations": [base / file for file in config.drift.calibrations]})
     return config.model_copy(
         update={
             "bundle": base / config.bundle,
+            "drift": drift,
             "journal": anchored(config.journal) or path.with_suffix(".journal.db"),
             "mqtt": mqtt,
         }

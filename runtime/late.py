@@ -7,6 +7,8 @@ late label says of one window whether its decision was right; a detector of rate
 
 from __future__ import annotations
 
+from collections import deque
+
 from trimtab.drift.detector import Detector, Finding, State
 
 REMEMBERED = 4096
@@ -14,11 +16,16 @@ REMEMBERED = 4096
 
 
 class LateLabels:
-    """The decisions of one stream that await their labels, and the detector of errors among those that had theirs."""
+    """The decisions of one stream that await their labels, and the detector of errors among those that had theirs.
 
-    def __init__(self, detector: Detector) -> None:
+    delay: windows after which a recording's labels are told, fewer than REMEMBERED.
+    """
+
+    def __init__(self, detector: Detector, delay: int = 0) -> None:
         self.detector = detector
+        self._delay = delay
         self._decided: dict[int, int] = {}
+        self._waiting: deque[tuple[int, int]] = deque()
 
     def decided(self, sequence: int, predicted: int) -> None:
         """A window was decided; `predicted` is the index of its class."""
@@ -30,6 +37,20 @@ class LateLabels:
         """The truth about a window; None where it is forgotten, or had one before."""
         predicted = self._decided.pop(sequence, None)
         return None if predicted is None else self.detector.update(float(predicted != true))
+
+    def recorded(self, sequence: int, true: int | None) -> list[tuple[int, Finding]]:
+        """Window `sequence` was decided, whose truth the recording has (None: has not).
+
+        Returns window number and finding of each label that is due by now.
+        """
+        if true is not None:
+            self._waiting.append((sequence, true))
+        found: list[tuple[int, Finding]] = []
+        while self._waiting and self._waiting[0][0] <= sequence - self._delay:
+            number, label = self._waiting.popleft()
+            if (finding := self.label(number, label)) is not None:
+                found.append((number, finding))
+        return found
 
     def state(self) -> State:
         """The detector's; what was decided before a restart is not known again."""

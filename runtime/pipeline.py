@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.monitor import Monitor
+from trimtab.drift import input_signals
+from trimtab.drift.detector import Finding
+from trimtab.drift.monitor import Alarm, Monitor
 from trimtab.runtime.adaptation import Adaptation
 from trimtab.runtime.blocks import Block, Sample
 from trimtab.runtime.bundle import Bundle
@@ -29,7 +31,16 @@ from trimtab.runtime.late import LateLabels
 from trimtab.runtime.sessions import Engine, Outputs
 from trimtab.runtime.stepping import Held, Stepping
 from trimtab.runtime.tries import Plan
-from trimtab.runtime.watch import new_error_detector, new_monitor, watched_signals
+from trimtab.runtime.watch import (
+    Inputs,
+    Taps,
+    calibrated,
+    new_discoveries,
+    new_error_detector,
+    new_monitor,
+    references,
+    watched_signals,
+)
 from trimtab.runtime.windows import Windower
 
 log = logging.getLogger(__name__)
@@ -85,6 +96,9 @@ Result = tuple[Any, Any, dict[str, float] | None, NDArray[np.float32] | None]
 """Of one sample, as Python numbers: class and its probability, or values and whether they are finite; signals. And
 the outputs `[K]` as they are, where a step graph is to have them."""
 
+Sighting = tuple[Alarm | None, float]
+"""What a stream's detectors made of one window: an alarm, and how near they stand to one."""
+
 
 class Pipeline:
     """Decides on every window of every stream of one bundle.
@@ -101,6 +115,9 @@ class Pipeline:
         Where adaptation runs: inline in a replay, on its own thread in the daemon.
     resumable
         Keep what `snapshot` needs. A replay does without.
+    label_delay
+        Windows of its stream after which a label that came with its window (in a recording) is known to the detector
+        of errors.
     """
 
     def __init__(
@@ -111,12 +128,14 @@ class Pipeline:
         clock: Clock,
         executor: Executor,
         resumable: bool = False,
+        label_delay: int = 0,
     ) -> None:
         self.bundle = bundle
         self.config = config
         self.engine = engine
         self.clock = clock
         self.resumable = resumable
+        self._label_delay = label_delay
         self.streams: dict[str, StreamState] = {}
         self._names = [i.name for i in bundle.manifest.inputs]
         self._classes = bundle.manifest.classes
@@ -129,7 +148,9 @@ class Pipeline:
         watched = watched_signals(bundle, config.drift)
         self._watched = list(watched)
         self._signals = list(watched.values())
-        self._reference = bundle.source.reference
+        self._of_inputs = any(name in watched for name in input_signals.SIGNALS)
+        self._reference = references(bundle, config.drift, watched)
+        self._discoveries = new_discoveries(bundle, config.drift, watched)
         self.plan = Plan(bundle, config, engine, executor)
         self._noticed: list[Event] = []
         """What labels told since the last turn."""
@@ -218,8 +239,8 @@ class Pipeline:
 
         `flush`: let no window wait for others of its stream that a step graph would take with it.
 
-        A vector that an adaptation hands over holds from the very next sample: what is left of the batch is run again
-        with it. So where a batch was cut makes no difference to what is decided.
+        A vector that an adaptation hands over holds from the very next sample: what is left of its stream in the batch
+        is run again with it. So where a batch was cut makes no difference to what is decided.
         """
         step = Step()
         touched: dict[str, None] = {}
@@ -228,31 +249,66 @@ class Pipeline:
         self._collect(step, touched, self.clock.now())
         pending = self._pending
         count = min(len(pending), self.config.batch.size)
-        samples = [pending.popleft()[1] for _ in range(count)]
-        while samples:
-            samples = self._run(samples, step, touched)
+        if count:
+            self._run([pending.popleft()[1] for _ in range(count)], step, touched)
         if self._holding:
             self._go_through_held(step, touched, flush and not pending)
         self._release(step, touched)
         step.streams = list(touched)
         return step
 
-    def _run(self, samples: list[Sample], step: Step, touched: dict[str, None]) -> list[Sample]:
-        """Infer and decide `samples`; returns those that are to be run with a vector that came meanwhile."""
+    def _run(self, samples: list[Sample], step: Step, touched: dict[str, None]) -> None:
+        """Infer, watch and decide `samples`."""
         results = self._infer(samples, step)
         if self.plan.always:
             self._hold(samples, results, step, touched)
-            return []
+            return
+        sightings = self._watch(samples, results)
         streams, decisions, plan = self.streams, step.decisions, self.plan
-        for i, (sample, result) in enumerate(zip(samples, results, strict=True)):
+        for i, sample in enumerate(samples):
             stream = streams[sample.stream]
             stream.decided = sample.sequence + 1
             touched[sample.stream] = None
-            decisions.append(self._decide(stream, sample, result, step))
+            decisions.append(self._decide(stream, sample, results[i], sightings[i], step))
             if plan.any_finished:
-                self._collect(step, touched, sample.time)
-                return samples[i + 1 :]
-        return []
+                changed = self._collect(step, touched, sample.time)
+                rest = [j for j in range(i + 1, len(samples)) if samples[j].stream in changed]
+                again = [samples[j] for j in rest]
+                found = self._infer(again, step)
+                for j, result, sighting in zip(rest, found, self._watch(again, found), strict=True):
+                    results[j], sightings[j] = result, sighting
+
+    def _watch(self, samples: list[Sample], results: list[Result | None]) -> list[Sighting]:
+        """What each stream's detectors make of its samples, all of a stream at once.
+
+        They go on to the end of the batch. Should a stream have another vector before that, its detectors begin anew
+        with it, and nothing is left of what they had seen beyond.
+        """
+        places: dict[str, list[int]] = {}
+        for i, sample in enumerate(samples):
+            places.setdefault(sample.stream, []).append(i)
+        if len(places) == 1:
+            return self._sightings(self.streams[samples[0].stream].monitor, results)
+        sightings: list[Sighting] = [(None, 0.0)] * len(samples)
+        for name, own in places.items():
+            found = self._sightings(self.streams[name].monitor, [results[i] for i in own])
+            for i, sighting in zip(own, found, strict=True):
+                sightings[i] = sighting
+        return sightings
+
+    def _sightings(self, monitor: Monitor, results: list[Result | None]) -> list[Sighting]:
+        """Of one stream's consecutive windows. One that is not decided, or was not observed, counts as a window.
+
+        Where streams alarm together, each window is seen in its turn, when it is decided.
+        """
+        if self._discoveries is not None:
+            return [(None, 0.0)] * len(results)
+        alarms, pressures = monitor.update_many(
+            [result[2] or {} if result is not None and result[1] > 0 else {} for result in results]
+        )
+        if not alarms:
+            return [(None, pressure) for pressure in pressures]
+        return [(alarms.get(i), pressure) for i, pressure in enumerate(pressures)]
 
     def _hold(self, samples: list[Sample], results: list[Result | None], step: Step, touched: dict[str, None]) -> None:
         """Let windows wait for their batch, and step where it is full."""
@@ -289,13 +345,14 @@ class Pipeline:
                 places = []
             if places and stepping.guarded.trusted:
                 method = stepping.name
-                for i, (found, score, _, logits) in zip(places, self._read(Outputs(y, None, None), False), strict=True):
+                for i, (found, score, _, logits) in zip(places, self._read(Outputs(y, None, None), None), strict=True):
                     results[i] = (found, score, watched[i], logits)
             step.events += stepping.report(adaptation.version, trusted)
         touched[stream.name] = None
-        for held, result in zip(stepping.held, results, strict=True):
+        sightings = self._sightings(stream.monitor, results)
+        for held, result, sighting in zip(stepping.held, results, sightings, strict=True):
             stream.decided = held.sample.sequence + 1
-            decision = self._decide(stream, held.sample, result, step)
+            decision = self._decide(stream, held.sample, result, sighting, step)
             decision.method = method if held.static is not None else None
             step.decisions.append(decision)
         stepping.held.clear()
@@ -315,20 +372,27 @@ class Pipeline:
                 step.tokens.append(block.token)
         self._taken = waiting
 
-    def _collect(self, step: Step, touched: dict[str, None], now: float) -> None:
-        """Take up what adaptation has finished."""
+    def _collect(self, step: Step, touched: dict[str, None], now: float) -> set[str]:
+        """Take up what adaptation has finished; returns the streams that have another vector now."""
+        changed = set()
         for job in self.plan.finished():
             stream = self.streams.get(job.stream)
             if stream is not None:
                 step.events += stream.adaptation.collect(job, now)
-                self._after(stream)
                 touched[stream.name] = None
+                if self._after(stream):
+                    changed.add(stream.name)
+        return changed
 
-    def _after(self, stream: StreamState) -> None:
-        """What a new vector means for the rest of the stream's state."""
-        if stream.adaptation.rebaseline:
+    def _after(self, stream: StreamState) -> bool:
+        """What a new vector means for the rest of the stream's state; returns whether there is one."""
+        changed = stream.adaptation.rebaseline
+        if changed:
             stream.adaptation.rebaseline = False
             stream.monitor.reset()
+            if self._discoveries is not None:
+                self._discoveries.reset(stream.name)
+        return changed
 
     def _infer(self, samples: list[Sample], step: Step) -> list[Result | None]:
         """A result per sample; None for one that is not finite, or where the model failed."""
@@ -342,85 +406,94 @@ class Pipeline:
             if not which:
                 continue
             chosen = [samples[i] for i in which] if len(which) < len(samples) else samples
+            inputs = self._stack(chosen)
             try:
-                outputs = self.engine.infer(self._stack(chosen), [s.stream for s in chosen], observe)
+                outputs = self.engine.infer(inputs, [s.stream for s in chosen], observe)
             except InferenceError as error:
                 step.failure = str(error)
                 log.error("a batch of %d windows failed: %s", len(chosen), error)
                 continue
-            for i, result in zip(which, self._read(outputs, observe), strict=True):
+            if observe and self._of_inputs:
+                inputs = calibrated(
+                    inputs, [self.streams[s.stream].adaptation.vector for s in chosen], self.bundle.layout
+                )
+            for i, result in zip(which, self._read(outputs, inputs if observe else None), strict=True):
                 results[i] = result
         return results
 
-    def _stack(self, samples: list[Sample]) -> dict[str, NDArray[np.float32]]:
+    def _stack(self, samples: list[Sample]) -> Inputs:
         if len(samples) == 1:
             return {name: x[None] for name, x in zip(self._names, samples[0].inputs, strict=True)}
-        return {name: np.stack([s.inputs[k] for s in samples]) for k, name in enumerate(self._names)}
+        # As np.stack does it, but for a call an array.
+        return {
+            name: np.concatenate([s.inputs[k] for s in samples]).reshape(len(samples), *samples[0].inputs[k].shape)
+            for k, name in enumerate(self._names)
+        }
 
-    def _read(self, outputs: Outputs, observe: bool) -> list[Result]:
-        """Outputs as plain Python numbers, one result a sample."""
+    def _read(self, outputs: Outputs, inputs: Inputs | None) -> list[Result]:
+        """Outputs as plain Python numbers, one result a sample; signals where `inputs` were observed."""
         y = outputs.y
         rows: Sequence[dict[str, float] | None] = [None] * len(y)
         kept: Sequence[NDArray[np.float32] | None] = list(y) if self.plan.always else [None] * len(y)
         with np.errstate(all="ignore"):
-            if observe:
-                watched = [signal(outputs).tolist() for signal in self._signals]
+            taps = Taps(outputs, inputs or {})
+            if inputs is not None:
+                watched = [signal(taps).tolist() for signal in self._signals]
                 rows = [dict(zip(self._watched, values, strict=True)) for values in zip(*watched, strict=True)]
             if not self._classify:
                 finite = [bool(f) for f in np.logical_and.reduce(np.isfinite(y), axis=1)]
                 return list(zip(y.astype(np.float64).tolist(), finite, rows, kept, strict=True))
             top = y.argmax(axis=1)
-            score = 1.0 / np.exp(y - y.max(axis=1, keepdims=True), dtype=np.float64).sum(axis=1)
+            score = 1.0 / taps.softmax.total
             return list(zip(top.tolist(), score.tolist(), rows, kept, strict=True))
 
-    def _decide(self, stream: StreamState, sample: Sample, result: Result | None, step: Step) -> Decision:
+    def _decide(
+        self, stream: StreamState, sample: Sample, result: Result | None, sighting: Sighting, step: Step
+    ) -> Decision:
         adaptation = stream.adaptation
         version = adaptation.version
+        output: str | dict[str, float] | None = None
+        reason = shown = watched = None
         if result is None:
             reason = "the model failed on this window" if sample.finite else "the window holds NaN or infinity"
-            return self._undecided(stream, sample, version, reason)
-        found, score, watched, _ = result
-        output: str | dict[str, float]
-        if self._classify:
-            if not score > 0:  # NaN, or an infinite logit
-                return self._undecided(stream, sample, version, "the model's output is not finite")
-            output, score, predicted = self._classes[found], round(score, 6), found
+        elif not result[1] > 0:  # NaN, or an infinite logit
+            reason = "the model's output is not finite"
+        else:
+            found, score, watched, _ = result
+            predicted = -1
+            if self._classify:
+                output, shown, predicted = self._classes[found], round(score, 6), found
+                if stream.late is not None:
+                    stream.late.decided(sample.sequence, predicted)
+            else:
+                output = dict(zip(self._targets, found, strict=True))
+            if watched is not None:
+                alarm, pressure = sighting
+                if self._discoveries is not None:
+                    alarm = self._discoveries.update(stream.name, watched)
+                    pressure = self._discoveries.pressure(stream.name)
+                if alarm is not None:
+                    step.events += adaptation.alarmed(alarm, sample)
+                elif adaptation.calm:
+                    step.events += adaptation.pressed(pressure, sample)
+                if not adaptation.calm:
+                    step.events += adaptation.saw(sample, predicted, watched)
             if stream.late is not None:
-                stream.late.decided(sample.sequence, predicted)
-        else:
-            if not score:
-                return self._undecided(stream, sample, version, "the model's output is not finite")
-            output, score, predicted = dict(zip(self._targets, found, strict=True)), None, -1
-        if watched is None:
-            stream.monitor.update({})  # it counts windows: the refractory period and an onset are in those
-        else:
-            monitor = stream.monitor
-            alarm = monitor.update(watched)
-            if alarm is not None:
-                step.events += adaptation.alarmed(alarm, sample)
-            elif adaptation.calm:
-                step.events += adaptation.pressed(monitor.pressure, sample)
-            if not adaptation.calm:
-                step.events += adaptation.saw(sample, predicted, watched)
+                true = self._classes.index(sample.label) if isinstance(sample.label, str) else None
+                for number, finding in stream.late.recorded(sample.sequence, true):
+                    step.events += self._erred(stream, finding, number, sample.time)
         return Decision(
             stream.name,
             sample.sequence,
             sample.time,
             output,
-            score,
+            shown,
             version,
             adaptation.state,
-            None,
+            reason,
             sample.label,
             sample.segment,
             watched,
-        )
-
-    def _undecided(self, stream: StreamState, sample: Sample, version: int, reason: str) -> Decision:
-        stream.monitor.update({})
-        state, label, segment = stream.adaptation.state, sample.label, sample.segment
-        return Decision(
-            stream.name, sample.sequence, sample.time, None, None, version, state, reason, label, segment, None
         )
 
     # -- streams ----------------------------------------------------------------------------------------------------
@@ -446,9 +519,11 @@ class Pipeline:
 
     def _new_late(self) -> LateLabels | None:
         detector = new_error_detector(self.bundle, self.config.drift)
-        return None if detector is None else LateLabels(detector)
+        return None if detector is None else LateLabels(detector, self._label_delay)
 
     def _new_monitor(self) -> Monitor:
+        if self._discoveries is not None:
+            return Monitor({}, 0)
         return new_monitor(self.bundle, self.config.drift, self._watched, self._reference)
 
     def command(self, name: str, stream: str | None, version: int | None = None) -> Step:
@@ -500,10 +575,15 @@ class Pipeline:
         finding = None
         if found.late is not None and isinstance(label, str):
             finding = found.late.label(sequence, self._classes.index(label))
-            if finding is not None and finding.alarm:
-                now = self.clock.now()
-                self._noticed += found.adaptation.erred(finding, found.late.detector.name, sequence, now)
+            if finding is not None:
+                self._noticed += self._erred(found, finding, sequence, self.clock.now())
         return remembered or finding is not None
+
+    def _erred(self, stream: StreamState, finding: Finding, sequence: int, now: float) -> list[Event]:
+        """What to publish of a label: that of window `sequence`, by which the detector of errors came to `finding`."""
+        if not finding.alarm or stream.late is None:
+            return []
+        return stream.adaptation.erred(finding, stream.late.detector.name, sequence, now)
 
     def snapshot(self, name: str) -> dict[str, Any]:
         """What a restart needs of a stream: JSON-able but for `window.rows` and `stepping` (bytes). Versions are kept
@@ -513,6 +593,7 @@ class Pipeline:
             "decided": stream.decided,
             "window": stream.window,
             "monitor": stream.monitor.state(),
+            "discoveries": None if self._discoveries is None else self._discoveries.state(name),
             "late": None if stream.late is None else stream.late.state(),
             "adaptation": stream.adaptation.snapshot(),
             "stepping": stream.stepping.state() if stream.stepping is not None else None,
@@ -534,6 +615,11 @@ class Pipeline:
         except ValueError as error:  # the detectors were configured anew
             log.warning("%s: its drift detectors start anew: %s", name, error)
             stream.monitor = self._new_monitor()
+        if self._discoveries is not None and snapshot.get("discoveries") is not None:
+            try:
+                self._discoveries.restore(name, snapshot["discoveries"])
+            except ValueError as error:
+                log.warning("%s: its tests start anew: %s", name, error)
         data = snapshot.get("stepping")
         if stream.stepping is not None and data is not None:
             try:

@@ -19,7 +19,14 @@ SPAN = 100
 
 INK, FAINT, GRID = "#22303c", "#7b8794", "#e4e8ec"
 ADAPTED, STATIC, ALARM, SWITCH = "#0b6e99", "#c98a3b", "#c0392b", "#2e8b57"
-SIGNALS = {"divergence": "#5b4b8a", "departure": "#8a6d3b", "distance": "#2a9d8f", "entropy": "#d1495b"}
+SIGNALS = {
+    "divergence": "#5b4b8a",
+    "departure": "#8a6d3b",
+    "distance": "#2a9d8f",
+    "entropy": "#d1495b",
+    "raw": "#3d6db5",
+    "spectra": "#7a9a2e",
+}
 STATES = {
     "stable": "#b7dfc3",
     "suspect": "#fbe6a2",

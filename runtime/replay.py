@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import time
@@ -34,6 +35,7 @@ def replay(
     *,
     speed: float | None = None,
     progress: Callable[[], None] | None = None,
+    label_delay: int = 0,
 ) -> float:
     """Run `blocks` (in time order) through a new pipeline and hand each of its turns to `sinks`.
 
@@ -43,8 +45,9 @@ def replay(
     recording's time, that many times faster, has passed on the wall, and cuts batches by their deadline as the daemon
     does.
 
-    `progress` is called after every block. Returns the seconds that the pipeline took, without reading and waiting.
-    Raises what the recording, the configuration or the bundle raise: all of it TrimtabError.
+    Where errors are watched (`drift.errors`), a window's label in the recording is known `label_delay` windows of its
+    stream later. `progress` is called after every block. Returns the seconds that the pipeline took, without reading
+    and waiting. Raises what the recording, the configuration or the bundle raise: all of it TrimtabError.
     """
     if speed is None:  # nobody waits: a step graph's batches are full, too, however slow the recording is
         patient = config.adaptation.model_copy(update={"patience": math.inf})
@@ -55,7 +58,7 @@ def replay(
     wall = Pace(speed) if speed is not None else None
     busy = 0.0
     try:
-        pipeline = Pipeline(bundle, config, engine, clock, executor)
+        pipeline = Pipeline(bundle, config, engine, clock, executor, label_delay=label_delay)
 
         def turn(moment: float, flush: bool = False) -> None:
             nonlocal busy
@@ -96,6 +99,24 @@ class DecisionsFile:
     def take(self, step: Step, seconds: float) -> None:
         for decision in step.decisions:
             self._file.write(json.dumps(line(decision), separators=(",", ":"), ensure_ascii=False) + "\n")
+
+
+class SignalsFile:
+    """Writes what detectors saw of each window as a row of CSV: what `trimtab drift calibrate` takes.
+
+    Cells are empty where a window was not observed.
+    """
+
+    def __init__(self, file: IO[str], signals: Iterable[str]) -> None:
+        self._signals = list(signals)
+        self._rows = csv.writer(file, lineterminator="\n")
+        self._rows.writerow(["timestamp", "stream", "sequence", *self._signals])
+
+    def take(self, step: Step, seconds: float) -> None:
+        for decision in step.decisions:
+            seen = decision.signals or {}
+            values = [seen.get(name, "") for name in self._signals]
+            self._rows.writerow([decision.time, decision.stream, decision.sequence, *values])
 
 
 def line(decision: Decision) -> dict[str, object]:

@@ -55,6 +55,8 @@ class Part:
     settled: Score = field(default_factory=Score)
     """Without the first SETTLE windows of each stream."""
     alarms: int = 0
+    real: int = 0
+    """Those of them that errors raised (`kind: real`); the others are virtual drift."""
     adaptations: int = 0
     declined: int = 0
     """Tries that found nothing good enough."""
@@ -128,6 +130,7 @@ class Tally:
         for counted in (course.parts[which], self.total):
             if kind == "drift":
                 counted.alarms += 1
+                counted.real += payload.get("kind") == "real"
                 if which not in course.alarmed and which > 0:
                     counted.delays.append(payload["sequence"] - course.starts[which])
             elif kind == "adaptation":
@@ -194,6 +197,8 @@ class Summary:
             name: _rounded(self.measure(part.score)),
             f"{name}_settled": _rounded(self.measure(part.settled)),
             "alarms": part.alarms,
+            "alarms_virtual": part.alarms - part.real,
+            "alarms_real": part.real,
             "delays": part.delays,
             "adaptations": part.adaptations,
             "declined": part.declined,
@@ -220,8 +225,12 @@ def table(run: Summary, static: Summary | None = None) -> str:
                 columns.append((title, "adapted", [_shown(run, s) for s in scores]))
             else:
                 columns.append(("", title, [_shown(run, s) for s in scores]))
+    if run.total.real:
+        columns.append(("alarms", "virtual", [f"{p.alarms - p.real:,}" for p in parts]))
+        columns.append(("alarms", "real", [f"{p.real:,}" for p in parts]))
+    else:
+        columns.append(("", "alarms", [f"{p.alarms:,}" for p in parts]))
     columns += [
-        ("", "alarms", [f"{p.alarms:,}" for p in parts]),
         ("", "delay", [_delay(p) if p is not run.total or len(parts) == 1 else "" for p in parts]),
         ("", "adaptations", [f"{p.adaptations:,}" for p in parts]),
         ("", "rolled back", [f"{p.rolled_back:,}" for p in parts]),

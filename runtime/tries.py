@@ -108,7 +108,7 @@ def configured_methods(config: Adaptation, bundle: Bundle) -> Configured:
         try:
             tried.append(catalogue.build(name, options) if graph is None else _steps(graph, options, own))
         except ValueError as error:
-            raise ConfigError(f"adaptation.options.{name}: {error}") from None
+            raise ConfigError(f"adaptation.options.{name}: {str(error).removeprefix(f'{name}: ')}") from None
     graphs = [m for m in tried if isinstance(m, GradientSteps)]
     if config.policy == "always":
         if bundle.manifest.task == "regression":

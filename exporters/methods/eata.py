@@ -29,7 +29,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trimtab.exporters.steps.gradient import gradient
@@ -73,8 +72,9 @@ def step(model: Model, state: State, inputs: Inputs, hyper: Mapping[str, Tensor]
 def _kept(y: Tensor, state: State, limit: Tensor, redundancy: Tensor) -> Tensor:
     """1 for each sample that is reliable and not redundant, else 0: `[N]`."""
     reliable = entropy(y) < limit
-    likeness = F.cosine_similarity(torch.softmax(y, 1), state["prediction"][None], dim=1).abs()
-    novel = (likeness < redundancy) | (state["begun"] == 0)
+    p, mean = torch.softmax(y, 1), state["prediction"]
+    lengths: Tensor = torch.linalg.vector_norm(p, dim=1) * torch.linalg.vector_norm(mean)
+    novel = ((p @ mean).abs() < redundancy * lengths) | (state["begun"] == 0)
     return (reliable & novel).to(y.dtype)
 
 

@@ -13,7 +13,7 @@ from onnx import helper
 from torch import Tensor
 
 import trimtab.exporters.steps.operators  # noqa: F401 - registers them
-from trimtab.exporters.drafting import Draft, reads
+from trimtab.exporters.drafting import Draft, ending, reads
 from trimtab.exporters.marked import Marked
 from trimtab.exporters.steps.method import Hyper, Method, State
 from trimtab.exporters.steps.model import Model
@@ -121,8 +121,7 @@ def _written(
     draft = Draft()
     known, names = constants(model.constants, {p.name for p in marked.layout()}, draft)
     ends = Translation(recorded, draft, known, names).run()
-    for output, end in zip(recorded.outputs, ends, strict=True):
-        draft.node("Identity", end, out=output)
+    nodes = ending(draft, dict(zip(recorded.outputs, ends, strict=True)))
 
     def described(name: str) -> onnx.ValueInfoProto:
         value = values.get(name.replace("next.", "state."))
@@ -135,9 +134,9 @@ def _written(
         own = list(value.shape)
         return helper.make_tensor_value_info(name, TYPES[value.dtype], own if name.startswith("hyper.") else lead + own)
 
-    used = set().union(*map(reads, draft.nodes))
+    used = set().union(*map(reads, nodes))
     graph = helper.make_graph(
-        draft.nodes,
+        nodes,
         f"step.{name}",
         [described(n) for n in (*given, *values)],
         [described(n) for n in recorded.outputs],

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
 def entropy(y: Tensor) -> Tensor:
     """Of the softmax of logits `y [N, K]`, natural: `[N]`."""
-    logs = torch.log_softmax(y, 1)
-    return -(logs.exp() * logs).sum(1)
+    found: Tensor = _Entropy.apply(y)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Entropy(torch.autograd.Function):
+    """d H / d y = -p (log p + H): half as many operators as the derivatives of log_softmax, exp, product and sum."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        logs = torch.log_softmax(y, 1)
+        p = logs.exp()
+        negative = (p * logs).sum(1)
+        ctx.save_for_backward(p, logs, negative)
+        return -negative
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        p, logs, negative = ctx.saved_tensors
+        dy: Tensor = grad[:, None] * (p * (negative[:, None] - logs))
+        return dy
 
 
 def cross_entropy(y: Tensor, target: Tensor) -> Tensor:

@@ -122,16 +122,17 @@ class Model:
             if entry.name in marked.integers:
                 out[entry.name] = x.to(torch.int64)
                 continue
+            gain, offset = torch.ones(x.shape[1]), torch.zeros(x.shape[1])
             if entry.calibration is not None:
                 name = f"input.{entry.name}"
                 if entry.calibration.orders:
                     x = x.index_select(1, self.constants[f"{name}.order"].to(torch.int64))
-                x = x * along(self.constants[f"{name}.gain"], x.dim())
-                offset = self.constants[f"{name}.offset"]
-                x = x + along(offset - torch.tensor(entry.mean) if entry.mean else offset, x.dim())
-            elif entry.mean:
-                x = x - along(torch.tensor(entry.mean), x.dim())
-            if entry.std:
+                gain, offset = self.constants[f"{name}.gain"], self.constants[f"{name}.offset"]
+            if entry.mean:
+                offset = offset - torch.tensor(entry.mean)
+            if entry.calibration is not None or entry.mean:
+                x = scale_shift(x, gain, offset)
+            if entry.std:  # not in one with the gain: x less its mean is more exact than x in units of std is
                 x = x * along(1.0 / torch.tensor(entry.std), x.dim())
             out[entry.name] = x
         return out

@@ -1,9 +1,9 @@
-"""Two operators that norms are made of, each one node in a step graph, with a backward pass of few passes over the
-data.
+"""Operators that norms and activations are made of, each one node in a step graph, with a backward pass of few passes
+over the data.
 
 Written in plain tensor arithmetic a batch norm with its gradient takes some twenty passes over each activation. As
 `scale_shift` (`x * scale + shift` per channel: ONNX's BatchNormalization with given statistics) it is one pass forward,
-and the gradient with respect to its input is `a * grad + p * (x - mean) + q`: two more of the same operator.
+and the gradient with respect to its input is `a * (grad - p * (x - mean)) + q`: two more of the same operator.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from trimtab.exporters.steps.channels import along, others, values
@@ -83,11 +84,10 @@ moments.register_autograd(_moments_backward, setup_context=_keep_centred)
 def batch_norm_plain(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """`x [N, C, ...]` by its own mean and variance, times `weight [C]`, plus `bias [C]`.
 
-    Returns also what the backward pass needs: `x - mean`, and `1 / sqrt(var + eps) [C]`.
+    Returns also what the backward pass needs: `x - mean`, and the variance `[C]`.
     """
     _, var, centred = moments_plain(x)
-    inverse = torch.rsqrt(var + eps)
-    return scale_shift(centred, weight * inverse, bias), centred, inverse
+    return _normalised(centred, torch.zeros_like(var), var, weight, bias, eps), centred, var
 
 
 batch_norm = torch.library.custom_op("trimtab::batch_norm", batch_norm_plain, mutates_args=())
@@ -99,31 +99,51 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tens
     return empty, torch.empty_like(empty), torch.empty_like(weight)
 
 
+def _normalised(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """`(x - mean) / sqrt(var + eps) * weight + bias` per channel, of given statistics: one node, which makes
+    its factors of the statistics itself."""
+    return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+
+
 def _batch_norm_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     """With c = x - mean, r = 1/sqrt(var + eps), n values a channel and sums over them (Ioffe and Szegedy 2015,
-    section 3): d weight = r sum(g c); d bias = sum(g); dx = w r (g - sum(g)/n - c r^2 sum(g c)/n)."""
-    centred, inverse, weight = ctx.saved_tensors
+    section 3): d weight = r sum(g c); d bias = sum(g); dx = w r (g - c r^2 sum(g c)/n - sum(g)/n)."""
+    centred, var, weight = ctx.saved_tensors
     axes = others(grad.dim())
     count = values(centred)
     total, product = grad.sum(axes), (grad * centred).sum(axes)
-    scale = weight * inverse
+    steady = var + ctx.eps
     dx = None
     if ctx.needs_input_grad[0]:
-        slope = -scale * inverse * inverse * product / count
-        dx = scale_shift(grad, scale, -scale * total / count) + scale_shift(centred, slope, torch.zeros_like(slope))
-    return dx, product * inverse, total, None
+        zero = torch.zeros_like(var)
+        left = grad - scale_shift(centred, product / (steady * count), zero)
+        dx = _normalised(left, total / count, var, weight, zero, ctx.eps)
+    return dx, product / torch.sqrt(steady), total, None
 
 
 def _keep_batch_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    _, centred, inverse = output
-    ctx.save_for_backward(centred, inverse, inputs[1])
-    ctx.mark_non_differentiable(centred, inverse)
+    _, centred, var = output
+    ctx.eps = inputs[3]
+    ctx.save_for_backward(centred, var, inputs[1])
+    ctx.mark_non_differentiable(centred, var)
 
 
 batch_norm.register_autograd(_batch_norm_backward, setup_context=_keep_batch_norm)
+
+
+@torch.library.custom_op("trimtab::positive", mutates_args=())
+def positive(x: Tensor) -> Tensor:
+    """1 where x is greater than 0, else 0, of x's type."""
+    return (x > 0).to(x.dtype)
+
+
+@positive.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
 
 PLAIN: dict[Any, Callable[..., Any]] = {
     torch.ops.trimtab.moments.default: moments_plain,
     torch.ops.trimtab.batch_norm.default: batch_norm_plain,
 }
-"""What the operators but `scale_shift` are made of, once their gradients have been taken."""
+"""What the operators that are no nodes themselves are made of, once their gradients have been taken."""

@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from trimtab.exporters.steps.decompositions import table
-from trimtab.exporters.steps.primitives import scale_shift
+from trimtab.exporters.steps.primitives import positive, scale_shift
 from trimtab.exporters.steps.tracing import Again, Recorded, Values, fake_of, fixed
 from trimtab.exporters.trace import first_line, quiet
 from trimtab.runtime.errors import ExportError
@@ -194,6 +194,7 @@ def _folded(operator: Any, rule: Callable[[Any, _Stacked], Any]) -> Any:
 
 
 scale_shift.register_vmap(_over(scale_shift, _scale_shift))
+positive.register_vmap(_over(positive, lambda operator, given: operator(given.wide(0))))
 RULES: dict[Callable[[Any, _Stacked], Any], Sequence[Any]] = {
     _each_row: (
         aten.convolution.default,

@@ -22,12 +22,13 @@ def check(file: Path) -> None:
     """Validate FILE and the bundle that it names, and say what it would serve."""
     # Their packages take a second to load, which `--help` should not cost.
     from trimtab.runtime.tries import configured_methods
-    from trimtab.runtime.watch import new_error_detector, new_monitor, watched_signals
+    from trimtab.runtime.watch import new_error_detector, new_monitor, references, watched_signals
 
     found = load_config(file)
     bundle = load_bundle(found.bundle)
     with said_of(file):
-        new_monitor(bundle, found.drift, watched_signals(bundle, found.drift), bundle.source.reference)
+        watched = watched_signals(bundle, found.drift)
+        new_monitor(bundle, found.drift, watched, references(bundle, found.drift, watched))
         new_error_detector(bundle, found.drift)
         configured_methods(found.adaptation, bundle)
     manifest = bundle.manifest

@@ -15,6 +15,7 @@ from trimtab.runtime.cli.drift_calibrate import calibrate
 from trimtab.runtime.cli.drift_eval import evaluate
 from trimtab.runtime.cli.drift_train_combiner import train_combiner
 from trimtab.runtime.cli.key_value import periods, season_option, settings
+from trimtab.runtime.cli.written import check_written
 from trimtab.runtime.errors import ConfigError, RecordingError
 from trimtab.runtime.series import Row, named, opened
 from trimtab.runtime.series import rows as rows_of
@@ -62,8 +63,7 @@ def score(
     """
     if "auto" in seasons:
         raise click.UsageError("--season auto needs a recording to find it in; use `trimtab drift calibrate`")
-    if out.exists() and out.samefile(recording):
-        raise click.UsageError("--out is the recording itself; name another file")
+    check_written(out, "--out", recording, *(file for file in (calibration, combiner) if file is not None))
     reference = None
     given = settings(options)
     if seasons and "season" in given:

@@ -11,6 +11,7 @@ from trimtab.drift.calibration import Calibration
 from trimtab.drift.calibration import calibrate as calibrated
 from trimtab.runtime.calibrations import digest, write
 from trimtab.runtime.cli.key_value import has_season, of_each, of_each_option, periods, season_option
+from trimtab.runtime.cli.written import check_written
 from trimtab.runtime.errors import ConfigError
 from trimtab.runtime.series import column_of
 
@@ -47,6 +48,7 @@ def calibrate(
     check, a detector made from its first half watches the second: alarms there are false ones. `--season auto` finds
     the period of a cycle in it.
     """
+    check_written(out, "--out", recording)
     values = column_of(recording, column)
     names = tuple(dict.fromkeys(names))
     found: list[Calibration] = []

@@ -9,6 +9,7 @@ import numpy as np
 
 from trimtab.drift.catalogue import checked
 from trimtab.runtime.cli.key_value import settings
+from trimtab.runtime.cli.written import check_written
 from trimtab.runtime.errors import ConfigError, ExportError, RecordingError
 from trimtab.runtime.series import named, opened
 from trimtab.runtime.series import rows as rows_of
@@ -35,8 +36,9 @@ def train_combiner(
     Each part of it is judged by a network trained on the others: from that come the threshold and what is printed.
     Needs PyTorch; what it writes does not: see `trimtab drift score --combiner`.
     """
+    check_written(out, "--out", recording)
     try:
-        from trimtab.exporters.combiner import train
+        from trimtab.exporters.combiner import check_every, train
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -47,6 +49,7 @@ def train_combiner(
         chosen = checked("htm", settings(options))
     except (ValueError, ModuleNotFoundError) as error:
         raise ConfigError(str(error)) from None
+    check_every(every, HOLD)
     with opened(recording) as reader:
         columns = named(reader, column)
         if labels in columns:

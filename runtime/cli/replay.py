@@ -8,18 +8,21 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
 from trimtab.runtime.bundle import Bundle, load_bundle
+from trimtab.runtime.cli.written import check_written
 from trimtab.runtime.config import Config, load_config, said_of
 from trimtab.runtime.decisions import Event, Step
 from trimtab.runtime.errors import ConfigError, RecordingError
+from trimtab.runtime.late import REMEMBERED
 from trimtab.runtime.recordings import Recording
-from trimtab.runtime.replay import DecisionsFile, Sink, static
+from trimtab.runtime.replay import DecisionsFile, SignalsFile, Sink, static
 from trimtab.runtime.replay import replay as run_replay
 from trimtab.runtime.summary import Summary, Tally, table, timing
+from trimtab.runtime.watch import watched_signals
 
 
 class Speed(click.ParamType[float | None]):
@@ -45,8 +48,16 @@ class Speed(click.ParamType[float | None]):
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="As for `trimtab run`.")
 @click.option("--speed", type=Speed(), default="max", help="`max` (default), or times real time: 1, 20, ...")
 @click.option("--compare", type=click.Choice(["static"]), help="Also run without adaptation, side by side.")
+@click.option(
+    "--label-delay",
+    type=click.IntRange(0, REMEMBERED - 1),
+    default=0,
+    metavar="WINDOWS",
+    help="drift.errors: windows after which a recorded label is known (default 0).",
+)
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the run as a PNG file.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write each decision as a line of JSON.")
+@click.option("--signals", type=click.Path(path_type=Path), help="Write what detectors saw of each window as CSV.")
 @click.option("--json", "as_json", is_flag=True, help="Print the closing figures as one JSON document.")
 @click.option("--publish", is_flag=True, help="Send the rows to the config's broker instead, as a sensor would.")
 def replay(
@@ -55,8 +66,10 @@ def replay(
     config_file: Path | None,
     speed: float | None,
     compare: str | None,
+    label_delay: int,
     plot: Path | None,
     out: Path | None,
+    signals: Path | None,
     as_json: bool,
     publish: bool,
 ) -> None:
@@ -64,6 +77,8 @@ def replay(
 
     The same input gives the same decisions, bit for bit, at any speed.
     """
+    for file, option in ((out, "--out"), (signals, "--signals"), (plot, "--plot")):
+        check_written(file, option, recording)
     config = configuration(folder, config_file)
     bundle = load_bundle(config.bundle)
     source = Recording(recording, bundle.manifest)
@@ -83,17 +98,19 @@ def replay(
     with ExitStack() as stack:
         sinks: list[Sink] = [events, *([trace] if trace is not None else [])]
         if out is not None:
-            try:
-                sinks.append(DecisionsFile(stack.enter_context(out.open("w", encoding="utf-8"))))
-            except OSError as error:
-                raise RecordingError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
+            sinks.append(DecisionsFile(stack.enter_context(writing(out, "--out"))))
         with said_of(config_file):
-            adapted = one_run(bundle, config, source, sinks, speed, "replay")
+            if signals is not None:
+                watched = watched_signals(bundle, config.drift)
+                sinks.append(SignalsFile(stack.enter_context(writing(signals, "--signals")), watched))
+            adapted = one_run(bundle, config, source, sinks, speed, label_delay, "replay")
+        if config.drift.errors is not None and not adapted.total.score.labelled:
+            click.echo(f"drift.errors: {recording} has no labels, so that no errors were watched", err=True)
     plain = None
     plain_trace = Trace() if plot is not None and compare else None
     if compare is not None:
         others: list[Sink] = [plain_trace] if plain_trace is not None else []
-        plain = one_run(bundle, static(config), source, others, speed, "without adaptation")
+        plain = one_run(bundle, static(config), source, others, speed, label_delay, "without adaptation")
     if plot is not None and trace is not None:
         draw(
             plot, trace, plain_trace, bundle.source.reference, f"{bundle.manifest.name}: {recording.name}",
@@ -111,9 +128,17 @@ def replay(
         return
     click.echo(table(adapted, plain))
     click.echo(timing(adapted))
-    for file in (out, plot):
+    for file in (out, signals, plot):
         if file is not None:
             click.echo(f"written: {file}")
+
+
+def writing(file: Path, option: str) -> IO[str]:
+    """A file opened to be written. Raises RecordingError where that cannot be."""
+    try:
+        return file.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise RecordingError(f"{file}: cannot be written ({error.strerror}); give another {option}") from None
 
 
 def configuration(folder: Path | None, file: Path | None) -> Config:
@@ -140,13 +165,21 @@ class Events:
 
 
 def one_run(
-    bundle: Bundle, config: Config, source: Recording, sinks: list[Sink], speed: float | None, label: str
+    bundle: Bundle,
+    config: Config,
+    source: Recording,
+    sinks: list[Sink],
+    speed: float | None,
+    label_delay: int,
+    label: str,
 ) -> Summary:
     """Replay once, with a progress bar on a terminal. Raises RecordingError where no window came of it."""
     tally = Tally(bundle.manifest.task)
     begun = time.perf_counter()
     with progress_bar(source, label) as progress:
-        busy = run_replay(bundle, config, source.blocks(), [tally, *sinks], speed=speed, progress=progress)
+        busy = run_replay(
+            bundle, config, source.blocks(), [tally, *sinks], speed=speed, progress=progress, label_delay=label_delay
+        )
     if tally.total.windows == 0 and bundle.manifest.window is not None:
         window = bundle.manifest.window
         pace = f" at {window.rate:g} rows a second" if window.rate is not None else ""

@@ -226,3 +226,24 @@ def test_sureness_everywhere_is_no_evidence() -> None:
         gains.append(found.gain)
     assert abs(gains[1] - gains[0]) < 0.01
     assert max(gains) < 0.03
+
+
+@pytest.mark.parametrize("make", [trimtab.adapters.load, trimtab.adapters.guarded])
+@pytest.mark.parametrize("providers", [["Foo"], ["CPUExecutionProvider", "Foo"], "Foo"])
+def test_a_provider_that_there_is_not_is_refused(waves: Any, make: Any, providers: Any) -> None:
+    with pytest.raises(ValueError, match=r"'Foo' is no .*; give .*CPUExecutionProvider"):
+        make(waves.path, "tent", providers=providers)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [1e300, -1e300, 1e39])
+def test_what_is_beyond_float32_is_infinite(waves: Any, value: float) -> None:
+    """Without a word, and like a sample that holds infinity."""
+    x = waves.windows(mixed(8), 1).astype(np.float64)
+    wild, infinite = x.copy(), x.copy()
+    wild[3, 0, 5] = value
+    infinite[3, 0, 5] = np.copysign(np.inf, value)
+    found, expected = (opened(waves).step(v) for v in (wild, infinite))
+    np.testing.assert_array_equal(found, expected)
+    assert np.isnan(found[3]).all()
+    assert np.isfinite(np.delete(found, 3, axis=0)).all()

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from trimtab.drift.catalogue import build, describe, names
-from trimtab.drift.detector import Detector, Finding
+from trimtab.drift.detector import Detector, Finding, many
 
 SCALED = [n for n in names() if describe(n).values == "any"]
 SLOW = {"kswin", "ks", "cramer_von_mises", "wasserstein", "psi", "mmd", "lsdd"}
@@ -124,6 +124,28 @@ def test_it_goes_on_exactly_from_its_state(kind: Kind) -> None:
             second.restore(json.loads(text))
             assert json.dumps(second.state(), allow_nan=False) == text == json.dumps(first.state())
         assert second.update(value) == first.update(value)
+
+
+def test_many_values_at_once_are_taken_as_one_by_one(kind: Kind) -> None:
+    """Wherever they are cut, and whatever they are: alarms, shares and the state at each cut, to the last bit."""
+    name, make = kind
+    values = drifting(name, seed=7)
+    if name in OPTIONS:
+        values = values[200:350]
+    values[3::50] = ([math.nan, -math.inf, 1e200] * 3)[: len(values[3::50])]
+    values[110:115] = [math.inf, math.nan] * 2 + [1e6]
+    single, whole = make(), make()
+    update = many(whole)
+    rng = np.random.default_rng(0)
+    begin = 0
+    while begin < len(values):
+        part = values[begin : begin + int(rng.choice([1, 2, 9, 64, 100]))]
+        begin += len(part)
+        findings = run(single, part)
+        shares, alarms = update(part)
+        assert shares == [f.share for f in findings]
+        assert alarms == [(i, f) for i, f in enumerate(findings) if f.alarm]
+        assert json.dumps(whole.state()) == json.dumps(single.state())
 
 
 def test_a_state_is_a_snapshot(kind: Kind) -> None:

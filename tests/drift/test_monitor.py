@@ -7,6 +7,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trimtab.drift.catalogue import build, build_monitor
 from trimtab.drift.monitor import Alarm, Monitor
@@ -108,6 +110,35 @@ def test_it_goes_on_exactly_from_its_state(cut: int) -> None:
     assert run(second, windows[cut:]) == run(first, windows[cut:])
     assert second.state() == first.state()
     assert second.pressure == first.pressure
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0, 5, 100]), st.sampled_from(["sprt", "sprt with a season", "ewma"]))
+def test_many_windows_at_once_are_taken_as_one_by_one(seed: int, refractory: int, detector: str) -> None:
+    """Wherever they are cut; with values missing and not finite."""
+    rng = np.random.default_rng(seed)
+    options = {"season": 24} if detector.endswith("season") else {}
+    single, whole = (
+        build_monitor(SIGNALS, detector.split()[0], every=200, refractory=refractory, options=options) for _ in range(2)
+    )
+    windows = stream(150, seed) + stream(120, seed + 1, shift=3.0) + stream(80, seed + 2)
+    for window in windows:
+        for signal in SIGNALS:
+            chance = rng.random()
+            if chance < 0.05:
+                del window[signal]
+            elif chance < 0.1:
+                window[signal] = float(rng.choice([math.nan, math.inf, -math.inf, 1e200]))
+    begin, found = 0, 0
+    while begin < len(windows):
+        part = windows[begin : begin + int(rng.integers(1, 70))]
+        begin += len(part)
+        alarms, pressures = whole.update_many(part)
+        one_by_one = [(single.update(values), single.pressure) for values in part]
+        assert [(alarms.get(i), pressure) for i, pressure in enumerate(pressures)] == one_by_one
+        assert json.dumps(whole.state()) == json.dumps(single.state())
+        found += len(alarms)
+    assert found
 
 
 def test_a_state_of_other_signals_is_refused() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -72,6 +74,29 @@ def test_bad_samples_spoil_only_themselves() -> None:
         found, expected = signal(dirty), signal(clean)
         assert not np.isfinite(found[[1, 2]]).any()
         assert (found[[0, 3]] == expected[[0, 3]]).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 13), st.integers(1, 40), st.sampled_from([np.float32, np.float64]))
+def test_a_sample_does_not_depend_on_those_beside_it(seed: int, n: int, width: int, dtype: type) -> None:
+    """To the last bit: a restart cuts micro-batches elsewhere, and must see the same."""
+    rng = np.random.default_rng(seed)
+    moments = rng.gamma(1, size=(n, 2, width)).astype(np.float32)
+    moments[rng.random(moments.shape) < 0.02] = 0.0
+    features = rng.normal(size=(n, width)).astype(np.float32)
+    centre, whiten = moment_whitening(rng.gamma(1, size=(50, 2, width)).astype(np.float32))
+    mean, var = rng.normal(size=width).astype(dtype), rng.gamma(1, size=width).astype(dtype)
+    root = rng.normal(size=(width, width))
+    signals = [
+        (moments, lambda x: divergence(x, mean, var)),
+        (moments, lambda x: departure(x, centre, whiten.astype(dtype))),
+        (features, lambda x: distance(x, mean.astype(np.float64), whitening(root @ root.T))),
+        (features, entropy),
+    ]
+    cuts = [0, *(i for i in range(1, n) if rng.random() < 0.4), n]
+    for values, signal in signals:
+        parts = np.concatenate([signal(values[begin:end]) for begin, end in pairwise(cuts)])
+        assert (signal(values) == parts).all()
 
 
 def test_entropy_is_scipys() -> None:

@@ -121,6 +121,28 @@ def test_any_floats_are_borne_and_the_state_is_plain_json(values: list[float]) -
     assert again.state() == detector.state()
 
 
+wild = st.one_of(st.floats(-9, 9), st.sampled_from([math.nan, math.inf, -math.inf, 1e300, -1e6, 0.0]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(wild, st.booleans(), st.integers(1, 9)), max_size=60), st.booleans(), st.integers(0, 2))
+def test_cuts_make_no_difference(drawn: list[tuple[float, bool, int]], known: bool, shifts: int) -> None:
+    """Runs of like values, so that there are alarms; cut where a boolean says so."""
+    reference = np.random.default_rng(1).standard_normal(500) if known else None
+    single, whole = (
+        Sprt(every=20, warmup=8, reference=reference, shifts=[None, [0.5], [1.0, 3.0]][shifts]) for _ in range(2)
+    )
+    part: list[float] = []
+    for value, cut, repeats in drawn:
+        part += [value] * repeats
+        if cut:
+            findings = [single.update(v) for v in part]
+            alarms = [(i, f) for i, f in enumerate(findings) if f.alarm]
+            assert whole.update_many(part) == ([f.share for f in findings], alarms)
+            assert json.dumps(whole.state()) == json.dumps(single.state())
+            part = []
+
+
 def test_after_an_alarm_it_learns_the_new_level() -> None:
     rng = np.random.default_rng(9)
     reference = rng.standard_normal(2000)

@@ -105,7 +105,9 @@ def test_runs_and_alarms_are_counted_by_event() -> None:
         (["--column", "pressure,nothing"], "has no column 'nothing'"),
         (["--labels", "pressure"], "--column names pressure, which holds the labels"),
         (["--labels", SENSORS[2]], f"{SENSORS[2]} is '"),
-        (["--every", "50"], "50 records between false alarms are fewer than the 100 of one event"),
+        (["--every", "50"], "is 50 records between false alarms; give more than the 100 of one event"),
+        (["--every", "nan"], "is nan records between false alarms; give more than"),
+        (["--out", "nowhere/c.onnx"], "there is no folder nowhere"),
         (["--option", "columns=1"], "option columns is 1"),
         ([], "0 anomalies are labelled after the"),
     ],
@@ -119,6 +121,22 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, arguments: list[str], sentenc
     assert isinstance(result.exception, TrimtabError), result.output
     assert sentence in str(result.exception)
     assert not (tmp_path / "c.onnx").exists()
+
+
+def test_mistakes_are_told_before_any_record_is_read(tmp_path: Path) -> None:
+    """A recording without rows of numbers would be the next to be told."""
+    recording = tmp_path / "r.csv"
+    recording.write_text("a,b,broken\nx,y,z\n")
+    usual = ["--column", "a,b", "--labels", "broken"]
+    for extra, said in (
+        (["--every", "50", "--out", str(tmp_path / "c.onnx")], "give more than the 100"),
+        (["--out", str(tmp_path / "no" / "c.onnx")], "there is no folder"),
+        (["--out", str(recording)], "--out is the recording itself; name another file"),
+    ):
+        result = run("train-combiner", str(recording), *usual, *extra)
+        assert result.exit_code != 0
+        assert said in f"{result.output}{result.exception}"
+    assert recording.read_text().startswith("a,b,broken")
 
 
 def test_labels_that_scores_say_nothing_of_are_refused() -> None:

@@ -138,7 +138,8 @@ def test_with_data_the_source_is_the_data(tmp_path: Path) -> None:
     )
     source = exported.bundle.source
     assert exported.notes == []
-    assert set(source.reference) == {"divergence", "departure", "distance"}
+    assert set(source.reference) == {"divergence", "departure", "distance", "raw"}
+    assert set(source.usual) == {"raw"}
     np.testing.assert_allclose(source.class_prior, expected(x, {}).mean(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(source.input_mean, x.mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from trimtab.drift import signals
+from trimtab.drift.input_signals import figures, unusual
 from trimtab.exporters.survey import named
 from trimtab.runtime.bundle import Input
 from trimtab.runtime.errors import ExportError
@@ -65,7 +66,7 @@ def test_reference_signals_are_those_of_samples_by_statistics_of_others(case: An
         "departure": signals.departure(moments, *signals.moment_whitening(moments)),
         "distance": signals.distance(taken["fc"].numpy(), source.feature_mean, signals.whitening(source.feature_cov)),
     }
-    assert set(source.reference) == {*within, "entropy"}
+    assert set(source.reference) == {*within, "entropy", "raw"}
     np.testing.assert_allclose(
         np.sort(source.reference["entropy"]), np.sort(signals.entropy(taken["y"])), rtol=1e-3, atol=1e-4
     )
@@ -74,6 +75,18 @@ def test_reference_signals_are_those_of_samples_by_statistics_of_others(case: An
         assert source.reference[name].mean() > within[name].mean()
         assert source.reference[name].mean() < 2 * within[name].mean()
     np.testing.assert_allclose(source.reference["divergence"].mean(), within["divergence"].mean(), rtol=0.2)
+
+
+def test_signals_of_the_inputs(case: Any) -> None:
+    """An image has levels, and no rows for a spectrum."""
+    source = case.exported.bundle.source
+    assert set(source.usual) == {"raw"}
+    found = figures("raw", [case.x])
+    np.testing.assert_allclose(
+        found, np.concatenate([case.x.mean((2, 3)), case.x.var((2, 3))], 1), rtol=1e-4, atol=1e-5
+    )
+    within = unusual(found, source.usual["raw"])
+    assert within.mean() < source.reference["raw"].mean() < 2 * within.mean()
 
 
 def test_inputs_and_theta(case: Any) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from trimtab.adapters.parameters import ParameterLayout
+from trimtab.drift import input_signals
 from trimtab.runtime import providers
 from trimtab.runtime.bundle import Bundle, write_bundle
 
@@ -199,7 +200,8 @@ def make_tiny(path: Path, graphs: Iterable[str] = ("serve", "observe", "banked",
         which: _graph(layout, constants, banked=which in ("banked", "probe"), observed=which in ("observe", "probe"))
         for which in graphs
     }
-    source = {
+    windows = rng.normal(0, 2, (2, 500, CHANNELS, ROWS)).astype(np.float32)
+    source: dict[str, NDArray[Any]] = {
         "theta": theta,
         "moments_mean": layout.view(theta, "norm.bn.mean").astype(np.float64),
         "moments_var": layout.view(theta, "norm.bn.var").astype(np.float64),
@@ -212,6 +214,12 @@ def make_tiny(path: Path, graphs: Iterable[str] = ("serve", "observe", "banked",
         "input_var": std.astype(np.float64) ** 2,
         **{f"reference.{name}": np.random.default_rng(1).gamma(2, 1, 500) for name in SIGNALS},
     }
+    for name in input_signals.SIGNALS:
+        usual = input_signals.usual(
+            input_signals.figures(name, [windows[0]]), input_signals.layout(name, [(CHANNELS, ROWS)])
+        )
+        source |= {f"usual.{name}.{part}": array for part, array in usual._asdict().items()}
+        source[f"reference.{name}"] = input_signals.unusual(input_signals.figures(name, [windows[1]]), usual)
     return Tiny(write_bundle(path, manifest, found, source), kernel, head, mean, std)
 
 

@@ -205,6 +205,11 @@ def _regression(bundle: Path) -> None:
     _manifest(lambda m: m.update(task="regression", targets=m.pop("classes")))(bundle)
 
 
+def _older(bundle: Path) -> None:
+    """Before there were signals of the inputs."""
+    _arrays(lambda a: [a.pop(name) for name in list(a) if name.startswith("usual.")])(bundle)
+
+
 def _unrated(bundle: Path) -> None:
     _set("window.rate", None)(bundle)
 
@@ -325,6 +330,9 @@ CONFIGS = [
     config("no signals", {"drift": {"signals": []}}, r"drift\.signals: is empty", "give at least 1"),
     config("signal twice", {"drift": {"signals": ["entropy", "entropy"]}}, r"drift\.signals: .*twice", "drop one"),
     config("signal unknown", {"drift": {"signals": ["entropie"]}}, r"drift\.signals\.0: ", "did you mean 'entropy'"),
+    config("signal that an older bundle has not", {"drift": {"signals": ["raw"]}}, r"usual\.raw is missing",
+           "export the bundle again, or drop raw", error=BundleError, file="bundle/source.npz",
+           change=_older),
     config("bundle of another task", {"drift": {"signals": ["entropy"]}}, r"drift\.signals: .*regression",
            "name another",
            change=_regression),
@@ -493,9 +501,9 @@ def _newer(path: Path) -> None:
     _file("banked.onnx", model.SerializeToString())(path)
 
 
-def _narrow(manifest: dict[str, Any]) -> None:
-    manifest["inputs"][0]["shape"] = [3, 12]
-    manifest["window"]["rows"] = 12
+def _longer(manifest: dict[str, Any]) -> None:
+    manifest["inputs"][0]["shape"] = [3, 20]
+    manifest["window"]["rows"] = 20
 
 
 BUNDLES = [
@@ -568,6 +576,13 @@ BUNDLES = [
     bundle("statistics a broken ZIP", _file("source.npz", b"PK\x03\x04 and no more"), "source.npz", "cannot be read"),
     bundle("statistics one array", _file("source.npz", lambda d: _npy(np.zeros(3))), "source.npz", "one array"),
     bundle("an array missing", _arrays(lambda a: a.pop("moments_var")), "source.npz", "moments_var"),
+    bundle("part of a signal missing", _arrays(lambda a: a.pop("usual.raw.centre")), "source.npz", r"usual\.raw"),
+    bundle("part of a signal too many", _arrays(lambda a: a.update({"usual.raw.x": np.zeros(2)})), "source.npz",
+           r"usual\.raw\.x"),
+    bundle("part of a signal misshapen", _array("usual.raw.floor", lambda a: a[1:]), "source.npz",
+           r"usual\.raw\.floor"),
+    bundle("signal unknown", _arrays(lambda a: a.update({"usual.smell.floor": np.zeros(2)})), "source.npz",
+           r"usual\.smell"),
     bundle("an array too many", _arrays(lambda a: a.update(extra=np.zeros(2))), "source.npz", "extra"),
     bundle("theta too short", _array("theta", lambda a: a[:-1]), "source.npz", "theta has 27 values .* 28"),
     bundle("theta not finite", _array("theta", lambda a: _spoilt(a, math.inf)), "source.npz", "theta .*not finite"),
@@ -594,7 +609,7 @@ BUNDLES = [
     bundle("no output y", _graph("serve", _output("scores", None)), "serve.onnx", "output y"),
     bundle("no moments", _graph("observe", _without("output", "moments")), "observe.onnx", "output moments"),
     bundle("graph of other inputs", _graph("serve", _renamed), "serve.onnx", "cannot be run"),
-    bundle("graph of another input shape", _manifest(_narrow), "banked.onnx",
+    bundle("graph of another input shape", _manifest(_longer), "banked.onnx",
            "cannot be run"),
     bundle("more outputs than classes", _graph("serve", _output("y", "features")), "serve.onnx",
            r"output y has the shape \[1, 4\] .*\[1, 2\]"),

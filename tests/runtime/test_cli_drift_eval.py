@@ -377,3 +377,17 @@ def test_a_mistake_in_a_calibration_is_one_sentence(tmp_path: Path) -> None:
     result = run("calibrate", file, "--detector", "sprt")
     assert isinstance(result.exception, TrimtabError)
     assert str(result.exception) == f"{file}, column value: 2 finite values are too few; 400 are needed for sprt"
+
+
+def test_a_recording_is_not_written_over(tmp_path: Path) -> None:
+    file = recording(tmp_path)
+    before = file.read_bytes()
+    (tmp_path / "link.csv").symlink_to(file)
+    for out in (file, tmp_path / "link.csv"):
+        result = run("calibrate", file, "--column", "pressure", "--out", out)
+        assert result.exit_code == 2
+        assert "--out is the recording itself; name another file" in result.output
+    result = run("calibrate", file, "--column", "pressure", "--out", tmp_path / "no" / "c.json")
+    assert isinstance(result.exception, TrimtabError)
+    assert "there is no folder" in str(result.exception)
+    assert file.read_bytes() == before

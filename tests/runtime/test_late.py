@@ -90,7 +90,9 @@ def test_a_season_is_told_as_a_time(tiny: Tiny, season: Any) -> None:
     [
         ({"errors": "sprt"}, "drift.errors: sprt is no detector of rates; choose ddm, sprt_bernoulli"),
         ({"errors": "psychic"}, "drift.errors: detector 'psychic' is unknown"),
-        ({"options": {"season": "fortnight"}}, "drift.options: detector sprt: option season is"),
+        ({"options": {"season": "month"}}, "drift.options.season: 'month' is no cycle .*; give hour, day, week or a"),
+        ({"options": {"season": ["day", "fortnight"]}}, "drift.options.season: 'fortnight' is no cycle that is known"),
+        ({"options": {"season": 2}}, "drift.options: detector sprt: option season is \\[2\\]; give"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(tiny: Tiny, drift: dict[str, Any], sentence: str) -> None:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.runtime.conftest import CHANNELS, ROWS, Tiny
+from trimtab.adapters.parameters import ParameterLayout
+from trimtab.drift import input_signals
 from trimtab.runtime.blocks import Block
 from trimtab.runtime.clock import SimulatedClock
 from trimtab.runtime.config import Config, parse_config
@@ -21,7 +23,7 @@ from trimtab.runtime.errors import ConfigError, PayloadError
 from trimtab.runtime.executors import InlineExecutor
 from trimtab.runtime.pipeline import Pipeline
 from trimtab.runtime.sessions import Engine
-from trimtab.runtime.watch import false_alarm_run
+from trimtab.runtime.watch import calibrated, false_alarm_run
 
 HOP, RATE = 8, 16.0
 
@@ -105,6 +107,67 @@ def test_a_batch_waits_for_its_deadline_or_until_it_is_full(tiny: Tiny) -> None:
     assert due <= desk.clock.now()
     assert [d.stream for d in desk.turn().decisions] == ["a", "b", "c"]
     assert desk.pipeline.due() is None
+
+
+def test_signals_of_the_inputs_are_those_of_the_windows(tiny: Tiny) -> None:
+    desk = Desk(tiny, config(drift={"signals": ["raw", "spectra", "entropy"]}))
+    values = rows(ROWS + 3 * HOP)
+    desk.offer(values)
+    desk.drain()
+    x = np.stack([values[k * HOP : k * HOP + ROWS].T for k in range(4)])
+    for name, usual in tiny.bundle.source.usual.items():
+        expected = input_signals.unusual(input_signals.figures(name, [x]), usual)
+        np.testing.assert_allclose([(d.signals or {})[name] for d in desk.decisions], expected, rtol=1e-6)
+
+
+def test_signals_of_the_inputs_see_what_a_calibration_leaves(tiny: Tiny) -> None:
+    """One of two streams has a sensor of half the gain, and a vector that mends it."""
+    desk = Desk(tiny, config(drift={"signals": ["raw", "spectra"]}))
+    values = rows(ROWS + 3 * HOP)
+    theta = tiny.source.copy()
+    tiny.bundle.layout.view(theta, "input.x.gain")[:] = 2.0
+    tiny.bundle.layout.view(theta, "input.x.offset")[:] = -1.0
+    desk.pipeline.stream("weak").adaptation.versions.add(theta, "input_calibration", {}, 0.0)
+    desk.pipeline.engine.bind("weak", theta)
+    desk.offer(values, "usual")
+    desk.offer((values + 1.0) / 2.0, "weak")
+    desk.drain()
+    by_stream = {name: [d for d in desk.decisions if d.stream == name] for name in ("usual", "weak")}
+    for usual, mended in zip(*by_stream.values(), strict=True):
+        assert mended.version == 1
+        assert mended.signals == pytest.approx(usual.signals, rel=1e-3)
+
+
+def test_calibrated_inputs_are_those_that_graphs_see() -> None:
+    """Channels in the vector's order, then gain and offset; inputs that are no sensors stay."""
+    layout = ParameterLayout.of(
+        [("input.x.order", "input.order", "x", 3), ("input.x.gain", "input.gain", "x", 3),
+         ("input.x.offset", "input.offset", "x", 3)]
+    )  # fmt: skip
+    theta = np.array([2, 0, 1, 1, -1, 2, 0, 10, 0], np.float32)
+    x, tokens = rows(12).reshape(2, 3, 6), np.ones((2, 4), np.float32)
+    found = calibrated({"x": x, "tokens": tokens}, [None, theta], layout)
+    np.testing.assert_array_equal(found["x"][0], x[0])
+    np.testing.assert_array_equal(found["x"][1], np.stack([x[1, 2], 10 - x[1, 0], 2 * x[1, 1]]))
+    np.testing.assert_array_equal(found["tokens"], tokens)
+    assert calibrated({"x": x}, [None, None], layout)["x"] is x
+
+
+@pytest.mark.parametrize(
+    ("signal", "fault"),
+    [("raw", lambda v: v + np.array([0, 1, 0], np.float32)), ("spectra", lambda v: v.repeat(2, axis=0))],
+)
+def test_a_fault_of_a_sensor_shows_in_the_inputs(tiny: Tiny, signal: str, fault: Any) -> None:
+    desk = Desk(tiny, config(drift={"signals": ["raw", "spectra"], "false_alarms": {"every": 10000}}))
+    desk.offer(rows(300 * HOP))
+    desk.drain()
+    usual = len(desk.steps)
+    desk.offer(fault(rows(300 * HOP, 1)))
+    desk.drain()
+    told = [[e.payload for s in part for e in s.events if e.topic.startswith("drift/")]
+            for part in (desk.steps[:usual], desk.steps[usual:])]  # fmt: skip
+    assert told[0] == []
+    assert told[1][0]["signal"] == signal
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

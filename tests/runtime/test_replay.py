@@ -14,7 +14,7 @@ from tests.runtime.conftest import Tiny
 from trimtab.examples.watch import BUNDLE, stream
 from trimtab.runtime.bundle import load_bundle
 from trimtab.runtime.cli import cli
-from trimtab.runtime.config import Config
+from trimtab.runtime.config import Batch, Config
 from trimtab.runtime.decisions import Step
 from trimtab.runtime.errors import TrimtabError
 from trimtab.runtime.recordings import Recording
@@ -62,6 +62,51 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [f"{100 + i / 16},{a},{b},{c},yes" for i, (a, b, c) in enumerate(rng.normal(0, 2, (128, 3)))]
     path.write_text("\n".join(["time,a,b,c,label", *lines]))
     return path
+
+
+@pytest.mark.parametrize("delay", [0, 40])
+def test_errors_in_a_recording_are_real_drift(tiny: Tiny, tmp_path: Path, delay: int) -> None:
+    """Labels are what the model says, until most turn round while the input stays as it is."""
+    count, turn, file, out = 500, 300, tmp_path / "errors.npz", tmp_path / "decisions.jsonl"
+    rng = np.random.default_rng(3)
+    values = rng.normal(0, 2, (8 * count + 8, 3)).astype(np.float32)
+    labels = np.full(len(values), "", "<U3")
+
+    def write() -> None:
+        np.savez(file, allow_pickle=False, x=values, time=1000 + np.arange(len(values)) / 16, label=labels)
+
+    write()
+    printed("replay", file, "--bundle", tiny.bundle.path, "--out", out)
+    said = [json.loads(line)["label"] for line in out.read_text().splitlines()]
+    assert len(said) == count
+    wrong = rng.random(count) < np.where(np.arange(count) < turn, 0.1, 0.7)
+    labels[15::8] = [{"yes": "no", "no": "yes"}[s] if w else s for s, w in zip(said, wrong, strict=True)]
+    write()
+    config = tmp_path / "config.yaml"
+    text = {"bundle": str(tiny.bundle.path), "drift": {"errors": "sprt_bernoulli", "false_alarms": {"every": 10000}}}
+    config.write_text(yaml.safe_dump(text))
+    asked = ("replay", file, "--config", config, "--label-delay", delay, "--out", out)
+    document = json.loads(printed(*asked, "--json"))
+    first = out.read_bytes()
+    real = [e for e in document["events"] if e["topic"].startswith("drift/") and e["kind"] == "real"]
+    assert turn <= real[0]["sequence"] < turn + 30
+    assert document["adapted"]["total"]["alarms_real"] == len(real)
+    # A label is known `delay` windows later, in a batch of any size: then the stream is drifted.
+    states = [json.loads(line)["state"] for line in first.splitlines()]
+    assert "drifted" not in states[real[0]["sequence"] - 20 : real[0]["sequence"] + delay]
+    assert states[real[0]["sequence"] + delay] == "drifted"
+    config.write_text(yaml.safe_dump({**text, "batch": {"size": 7}}))
+    assert "  real" in printed(*asked)
+    assert out.read_bytes() == first
+
+
+def test_errors_without_labels_are_said_not_to_be_watched(tiny: Tiny, short: Path, tmp_path: Path) -> None:
+    bare, config = tmp_path / "bare.csv", tmp_path / "config.yaml"
+    bare.write_text("\n".join(line.rpartition(",")[0] for line in short.read_text().splitlines()))
+    config.write_text(yaml.safe_dump({"bundle": str(tiny.bundle.path), "drift": {"errors": "ddm"}}))
+    result = trimtab("replay", bare, "--config", config)
+    assert result.exit_code == 0
+    assert f"drift.errors: {bare} has no labels, so that no errors were watched" in result.stderr
 
 
 def test_two_replays_are_the_same_bit_for_bit(moved: Path, tmp_path: Path) -> None:
@@ -156,6 +201,26 @@ def test_many_streams_share_batches(tiny: Tiny, tmp_path: Path) -> None:
     config = Config(bundle=tiny.bundle.path)
     replay(tiny.bundle, config, Recording(tmp_path / "many.csv", tiny.bundle.manifest).blocks(), [Sizes()])
     assert sizes == [21]
+
+
+def test_where_batches_are_cut_makes_no_difference(moved: Path) -> None:
+    """To the last bit, over alarms and switches of the vector."""
+    bundle = load_bundle(BUNDLE)
+    said = []
+
+    class Notes:
+        def take(self, step: Step, seconds: float) -> None:
+            for decision in step.decisions:
+                said[-1].setdefault(decision.stream, []).append(decision)
+            for event in step.events:
+                said[-1].setdefault(event.topic, []).append(event.payload)
+
+    blocks = list(Recording(moved, bundle.manifest).blocks())[300:600]
+    for size in (1, 7, 64):
+        said.append({})
+        replay(bundle, Config(bundle=BUNDLE, batch=Batch(size=size)), blocks, [Notes()])
+    assert said[0] == said[1] == said[2]
+    assert {topic.partition("/")[0] for topic in said[0]} >= {"drift", "adaptation", "state"}
 
 
 def test_static_turns_adaptation_off_and_nothing_else(tiny: Tiny) -> None:

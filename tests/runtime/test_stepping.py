@@ -383,7 +383,7 @@ def test_by_schedule_it_is_tried_without_an_alarm(
         ({"policy": "always", "methods": ["tent", "prior_correction"]}, r"takes one step graph"),
         (
             {"methods": ["tent"], "options": {"tent": {"lr": 20}}},
-            r"adaptation\.options\.tent: tent: lr is 20; give one from 0 to 10",
+            r"adaptation\.options\.tent: lr is 20; give one from 0 to 10",
         ),
         (
             {"methods": ["tent"], "options": {"tent": {"rate": 1}}},

@@ -78,6 +78,8 @@ def test_the_document() -> None:
         "accuracy": 0.75,
         "accuracy_settled": pytest.approx(33 / 44),
         "alarms": 1,
+        "alarms_virtual": 1,
+        "alarms_real": 0,
         "delays": [7],
         "adaptations": 1,
         "declined": 1,
@@ -118,6 +120,19 @@ def test_an_undecided_window_counts_as_wrong() -> None:
     tally = Tally("classification")
     tally.take(Step(decisions=[decision(0, None, "yes", None), decision(1, "yes", "yes", None)]), 0.01)
     assert tally.total.score.accuracy() == 0.5
+
+
+def test_virtual_and_real_alarms_stand_apart() -> None:
+    tally = course(4)
+    drifts = [Event("drift/s", {"stream": "s", "sequence": n, "kind": k}) for n, k in ((700, "real"), (350, "virtual"))]
+    tally.take(Step(events=drifts), 0.001)
+    run = tally.summary(1.0, 1.0)
+    assert [(p.alarms, p.real) for p in run.parts] == [(0, 0), (2, 0), (3, 1)]
+    assert table(run).splitlines()[:2] == [
+        " " * 53 + "alarms",
+        "segment    windows  accuracy  after 256 windows  virtual  real  delay  adaptations  rolled back",
+    ]
+    assert table(run).splitlines()[-1].split()[-4:] == ["4", "1", "1", "1"]
 
 
 def test_streams_settle_and_alarm_each_for_itself() -> None:
