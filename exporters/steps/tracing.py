@@ -25,6 +25,13 @@ from trimtab.runtime.errors import ExportError
 SAMPLES = 4
 """In the batch that is traced. Not 1: PyTorch takes a size of 1 for one that stays."""
 
+CHECKS = {
+    torch.ops.aten._assert_async.default,
+    torch.ops.aten._assert_async.msg,
+    torch.ops.aten._assert_scalar.default,
+    torch.ops.aten._assert_tensor_metadata.default,
+}
+"""Of values, as `one_hot` has one: they compute nothing."""
 Values = Mapping[str, Tensor]
 Traced = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """Values by name -> values by name."""
@@ -86,6 +93,9 @@ def record(step: Traced, values: Values, batched: set[str], root: nn.Module) -> 
     for name, value in zip(names, given, strict=True):
         if name in batched and fixed(value.shape[0]):
             raise ExportError("the number of samples does not stay free: somewhere the model makes it a plain number")
+    for node in list(graph.graph.nodes):
+        if node.target in CHECKS:
+            graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
     nodes = list(graph.graph.nodes)
     modules = {n: again.found[n.name] for n in nodes if n.name in again.found}
