@@ -233,7 +233,7 @@ def prove(
     known = {f"step.{name}": follow(in_graph(f"step.{name}", compiled.graph))}
     if compiled.streams:
         known[f"step.{name}.streams"] = follow(in_streams(f"step.{name}.streams", compiled.streams))
-    found_ = []
+    every: list[Comparison] = []
     for which, graph in known.items():
         compared = [
             Comparison(which, "changed", "source", batch, what, apart(what, ours[key], theirs[key]))
@@ -243,8 +243,8 @@ def prove(
         ]
         if not all(c.difference <= TOLERANCE for c in compared):
             _judge(which, graph, eager, follow(in_torch(torch.float64)))
-        found_ += compared
-    return found_
+        every += compared
+    return every
 
 
 Steps = Sequence[Mapping[str, NDArray[Any]]]
@@ -252,6 +252,7 @@ Steps = Sequence[Mapping[str, NDArray[Any]]]
 
 
 def _judge(which: str, graph: Steps, eager: Steps, exact: Steps) -> None:
+    """Raises ExportError where the graph is further from what is exact than PyTorch lets expect."""
     for ours, theirs, truth in zip(graph, eager, exact, strict=True):
         for what, key in (("y", "y"), ("theta", "next.theta")):
             if key in truth and not (

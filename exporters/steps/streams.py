@@ -38,22 +38,18 @@ def over_streams(recorded: Recorded, values: Values, batched: set[str], stacked:
     if recorded.loops:
         raise ExportError("the method has a loop that is not equally long in each stream; streams can only step alone")
     fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    given = [
-        fake_of(fake, values[name][None].expand(STREAMS, *values[name].shape), 2 if name in batched else 1)
-        if name in stacked
-        else fake_of(fake, values[name], 0)
-        for name in recorded.inputs
-    ]
-    axes = tuple(0 if name in stacked else None for name in recorded.inputs)
+    free = {name: (name in stacked) * (2 if name in batched else 1) for name in recorded.inputs}
+    seen = {n: values[n][None].expand(STREAMS, *values[n].shape) if n in stacked else values[n] for n in free}
+    given = [fake_of(fake, seen[name], count) for name, count in free.items()]
+    axes = tuple(0 if name in stacked else None for name in free)
     again = _OverStreams(recorded.graph, recorded.modules)
     try:
         with quiet(), fake, torch.no_grad(), enable_python_dispatcher():
             graph = make_fx(vmap(again.run, in_dims=axes), decomposition_table=table() | PLAIN)(*given)
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
         raise ExportError(f"{again.place()}: cannot run for many streams in one call: {first_line(error)}") from error
-    for name, value in zip(recorded.inputs, given, strict=True):
-        if any(map(fixed, value.shape[: (name in stacked) + (name in stacked and name in batched)])):
-            raise ExportError("the numbers of streams and samples do not stay free: the model makes one a plain number")
+    if any(fixed(size) for count, value in zip(free.values(), given, strict=True) for size in value.shape[:count]):
+        raise ExportError("the numbers of streams and samples do not stay free: the model makes one a plain number")
     graph.graph.eliminate_dead_code()
     modules = {n: again.found[n.name] for n in graph.graph.nodes if n.name in again.found}
     return Recorded(graph, recorded.inputs, recorded.outputs, modules, {})
@@ -166,18 +162,18 @@ def _scale_shift(operator: Any, given: _Stacked) -> Any:
 
 
 def _joined(operator: Any, given: _Stacked) -> Any:
-    """`cat`, of parts one after another and at last the axis."""
-    *parts, axis = (given.wide(i) if isinstance(v, Tensor) else v for i, v in enumerate(given.values))
+    """`cat`: the parts one after another, and the axis where it is not the first."""
+    parts = [given.wide(i) for i, v in enumerate(given.values) if isinstance(v, Tensor)]
+    [axis] = given.values[len(parts) :] or [0]
     return operator(parts, axis % (parts[0].dim() - 1) + 1)
 
 
 def _over(operator: Any, rule: Callable[[Any, _Stacked], Any]) -> Any:
-    def over(info: Any, axes: Sequence[Any], *values: Any) -> Any:
-        if isinstance(values[0], (list, tuple)):
-            axes, values = [*axes[0], *(None for _ in values[1:])], (*values[0], *(values[1:] or (0,)))
-            axes = axes + [None] * (len(values) - len(axes))
-        own = [axis if not isinstance(axis, (list, tuple)) else None for axis in axes]
-        found = rule(operator, _Stacked(info.batch_size, own, values))
+    def over(info: Any, axes: Sequence[Any], first: Any, *rest: Any) -> Any:
+        several = isinstance(first, (list, tuple))
+        own = [*(axes[0] if several else axes[:1]), *(None if isinstance(a, (list, tuple)) else a for a in axes[1:])]
+        values = [*(first if several else [first]), *rest]
+        found = rule(operator, _Stacked(info.batch_size, own[: len(values)], values))
         return found, tuple(0 for _ in found) if isinstance(found, tuple) else 0
 
     return over
