@@ -126,7 +126,7 @@ class Sar:
                 p.copy_(old)
         self.optimiser.step()
         if second.any():
-            value = float(h[second].mean())
+            value = float(h[second].mean().detach())
             self.mean = value if self.mean is None else 0.9 * self.mean + 0.1 * value
         if self.mean is not None and self.mean < self.threshold:
             with torch.no_grad():
