@@ -54,8 +54,22 @@ class Tokens(nn.Module):
         return self.embedding((2.0 * x.abs()).clamp(max=4).to(torch.int64))
 
 
+class Expert(nn.Module):
+    """One of three linear layers for each sample, chosen by `one_hot`, which checks its argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.experts = nn.Linear(5, 3), nn.Parameter(torch.randn(3, 5, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = torch.softmax(self.router(x), 1)
+        chosen = nn.functional.one_hot(p.argmax(1), 3).to(x.dtype) * p
+        return torch.einsum("nd,edf,ne->nf", x, self.experts, chosen)
+
+
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "embedding": (Tokens(), (6,)),
+    "mixture of experts": (Expert(), (5,)),
     "conv1d": (nn.Conv1d(4, 6, 3, padding=1), (4, 11)),
     "conv1d strided with a rest": (nn.Conv1d(4, 6, 3, stride=4), (4, 13)),
     "conv1d dilated": (nn.Conv1d(4, 6, 3, dilation=3, padding=2), (4, 15)),
