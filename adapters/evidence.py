@@ -1,26 +1,24 @@
 """Which of two models is right more often, without a label: a method's outputs against those of the model as exported.
 
-Where both predict the same class neither is better, so only the samples on which they differ count. Two kinds of
-evidence speak of those:
+Recorded streams repeat a class for a while, others come mixed. Each kind has its own evidence:
 
-- *persistence*: recorded streams repeat a class for a while. How much oftener neighbours are of one class than chance
-  has it, mean [c_n = c_(n-1)] - sum_c share_c^2, is lowered by every error that is not its neighbour's, and is 0 where
-  one class is predicted for all.
-- *sureness*: the mean difference of the two models' confidence on the samples on which they differ (after Guillory et
-  al. 2021, "Predicting with Confidence on Unseen Distributions"). Methods that minimise entropy become surer whether
-  they are right or not. But where both models predict the same class they are equally right: so the method's log-odds
-  are divided by a temperature, at least 1, with which it is no surer there than the source model. And neither the
-  mutual information of sample and class, H(mean p) - mean H(p), nor the number of classes predicted may be less than
-  the source model's: whoever predicts one class for all is sure of it, too. Sureness says nothing of a method that only
-  rewrites the outputs: such a method is as sure as its own arithmetic makes it.
+- *persistence*, of a stream that repeats classes: how much oftener neighbours are of one class than chance has it,
+  mean [c_n = c_(n-1)] - sum_c share_c^2, is lowered by every error that is not its neighbour's, and is 0 where one
+  class is predicted for all.
+- *shares*, of any other: a model that gives the classes the shares q where they have the shares p is wrong at least as
+  often as the total variation between them, 1/2 sum_c |q_c - p_c|. The stream's own p are known from when its samples
+  last looked like the source's, by their norm-input moments (`trimtab.adapters.home`): there the source model can be
+  gone by, whatever classes there are. They hold where classes come about as often in a drift as before it. Where they
+  did not from one time at home to the next, and before there were two,
+- *prior*: p are the source's. Whether they are the stream's is not known, so that more is asked (see
+  `trimtab.adapters.protection`).
 
-In a stream that is persistent the first decides, in one that is not the second, and nothing while that is not sure. It
-is the stream's own, as the source model sees it (a method may make the samples of a batch agree), and remembered for
-longer. Neighbours are alike also where a drift makes a model predict few classes for a while, so that they are compared
-with samples not far from them.
+Which kind a stream is of is decided as the source model sees it (a method may make the samples of a batch agree), and
+remembered for longer. Neighbours are alike also where a drift makes a model predict few classes for a while, so that
+they are compared with samples not far from them.
 
-Chosen by measurement: in blocks of 512 samples of recurring drifts, sureness goes with the true gain in shuffled order
-(correlation 0.6 to 0.9 for methods that learn), but not in recorded order; there, persistence does (0.9 to 0.95).
+Confidence says too little: methods that minimise entropy become surer whether they are right or not, and a source model
+is often surest where it is wrong, one class for all.
 
 A mean counts as more than chance by Student's t over runs of neighbouring samples, since neighbours are alike.
 """
@@ -33,7 +31,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import entr, expit, softmax, stdtr
+from scipy.special import entr, softmax, stdtr
 
 Array = NDArray[np.float64]
 
@@ -52,8 +50,13 @@ SURE = 0.05
 """Accepted chance of being wrong about that."""
 LASTING = 128
 """Runs that say whether a stream is persistent: whether it is shuffled does not change from one hour to the next."""
-LARGEST = 30.0
-"""Log-odds beyond this are alike."""
+AT_HOME = 0.25
+"""Samples look like the source's where less than this share of them is strange (of the source's, 0.05 are)."""
+
+NEAR = 0.1
+"""... and where not this much more is than there ever was: a mild drift."""
+STEADY = 0.2
+"""Total variation up to which shares are the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +64,9 @@ class Finding:
     """What the remembered samples say of the method against the source model."""
 
     kind: str
-    """"persistence" or "sureness"."""
+    """"persistence", "shares" or "prior"."""
     gain: float
-    """Mean over all samples; about the difference in accuracy."""
+    """Mean over all samples; about the difference in accuracy, or the least that it must be."""
     recent: float
     """The same of the newest quarter."""
     chance: float
@@ -74,34 +77,39 @@ class Finding:
     """Classes effectively predicted: exp of the entropy of their histogram ..."""
     classes_static: float
     """... and by the source model."""
-    entropy_static: float
-    """Mean entropy of the source model's outputs, nats."""
+    entropy: float
+    """Mean entropy of the method's outputs, nats."""
+    strange: float
+    """Share of the samples that do not look like the source's; 0 where nothing is known."""
+    off: float
+    """Total variation between the classes' shares as the method predicts them and those gone by."""
 
 
 class Evidence:
-    """The newest RUN * RUNS samples of a stream, as both models see them. `outputs`: K."""
+    """The newest RUN * RUNS samples of a stream, as both models see them. `prior [K]`: the source's class shares."""
 
-    def __init__(self, outputs: int) -> None:
-        size = RUN * RUNS
+    def __init__(self, prior: Array) -> None:
+        size, outputs = RUN * RUNS, len(prior)
+        self._prior = prior
         self._seen = 0
         self._predicted = np.zeros((2, size), np.int64)  # by the method, and by the source model
-        self._odds = np.zeros((2, size))  # log-odds of the predicted class
         self._entropy = np.zeros((2, size))
         self._same = np.zeros((2, size))  # 1 where the class is that of the sample before
         self._share = np.zeros((2, RUNS, outputs))  # sums of the probabilities in each run
+        self._strange = np.zeros(size, np.int64)
         self._last = np.full(2, -1)
         # Of the stream, not of the method: this is never cleared.
         self._compared = 0
         self._nearness = np.zeros(LASTING)
+        self._usual = np.zeros((2, outputs))  # the classes' shares at home, now and the time before; 0: not known
+        self._least = np.array(1.0)  # the least share of strange samples so far
+        self._left = np.array(False)  # whether it was away since
 
-    def add(self, y: NDArray[np.float32], static: NDArray[np.float32]) -> None:
-        """Logits `[N, K]` of the method and of the source model for the next N samples; all finite."""
-        logits = np.stack([y, static]).astype(np.float64)
-        p = softmax(logits, axis=2)
+    def add(self, y: NDArray[np.float32], static: NDArray[np.float32], strange: NDArray[np.int64]) -> None:
+        """Logits `[N, K]` of the method and of the source model for the next N samples; all finite. `strange [N]`:
+        whether they look unlike the source's, -1 where that is not known."""
+        p = softmax(np.stack([y, static]).astype(np.float64), axis=2)
         predicted = p.argmax(axis=2)
-        top = p.max(axis=2)
-        rest = np.maximum(p.sum(axis=2) - top, 1e-300)
-        odds = np.clip(np.log(top) - np.log(rest), -LARGEST, LARGEST)
         entropy = entr(p).sum(axis=2)
         before = np.concatenate([self._last[:, None], predicted[:, :-1]], axis=1)
         taken = 0
@@ -113,18 +121,20 @@ class Evidence:
             if at % RUN == 0:
                 self._share[:, run] = 0.0
             self._predicted[:, place] = predicted[:, new]
-            self._odds[:, place] = odds[:, new]
             self._entropy[:, place] = entropy[:, new]
             self._same[:, place] = predicted[:, new] == before[:, new]
+            self._strange[place] = strange[new]
             self._share[:, run] += p[:, new].sum(axis=1)
             self._seen += count
             taken += count
             if self._seen % RUN == 0 and self._seen >= APART + RUN:
                 self._compare()
+            if self._seen % RUN == 0 and self._seen >= RUN * RUNS // 2:
+                self._look()
         self._last = predicted[:, -1].copy()
 
     def clear(self) -> None:
-        """Forget all samples, but not whether the stream is persistent."""
+        """Forget all samples, but not what is known of the stream."""
         self._seen = 0
 
     def finding(self) -> Finding | None:
@@ -137,21 +147,28 @@ class Evidence:
         runs = np.arange(newest - count, newest) % RUNS  # full ones, oldest first
         at = (runs[:, None] * RUN + np.arange(RUN)).reshape(-1)
         predicted, same = self._predicted[:, at], self._same[:, at].reshape(2, count, RUN).mean(axis=2)
-        outputs = self._share.shape[2]
+        outputs = len(self._prior)
         histogram = np.stack([np.bincount(row, minlength=outputs) for row in predicted]) / len(at)
         by_run = np.stack(
             [[np.bincount(run, minlength=outputs) / RUN for run in row.reshape(count, RUN)] for row in predicted]
         )
-        # Each run's part in the excess of equal neighbours, whose second term is quadratic in the shares.
-        chance_equal = (histogram**2).sum(axis=1)
-        excess = same - 2.0 * np.einsum("mrk,mk->mr", by_run, histogram) + chance_equal[:, None]
         mean_p = self._share[:, runs].sum(axis=1) / len(at)
         entropy = self._entropy[:, at].mean(axis=1)
         information = entr(mean_p).sum(axis=1) - entropy
+        steady = bool(self._usual.any(axis=1).all()) and _apart(*self._usual) <= STEADY
+        usual = self._usual[0] if steady else self._prior
+        away = histogram - usual
         if persistent:
-            kind, values = "persistence", excess[0] - excess[1]
+            kind = "persistence"
+            # Each run's part in the excess of equal neighbours, whose second term is quadratic in the shares.
+            chance_equal = (histogram**2).sum(axis=1)
+            excess = same - 2.0 * np.einsum("mrk,mk->mr", by_run, histogram) + chance_equal[:, None]
+            values = excess[0] - excess[1]
         else:
-            kind, values = "sureness", self._sureness(at).reshape(count, RUN).mean(axis=1)
+            kind = "shares" if steady else "prior"
+            # Each run's part in the total variations.
+            off = 0.5 * np.einsum("mrk,mk->mr", by_run - usual, np.sign(away))
+            values = off[1] - off[0]
         classes = np.exp(entr(histogram).sum(axis=1))
         return Finding(
             kind,
@@ -161,7 +178,9 @@ class Evidence:
             float(information[0] - information[1]),
             float(classes[0]),
             float(classes[1]),
-            float(entropy[1]),
+            float(entropy[0]),
+            _share_of(self._strange[at]),
+            _apart(histogram[0], usual),
         )
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -169,25 +188,35 @@ class Evidence:
         return {
             "seen": np.array(self._seen),
             "predicted": self._predicted.copy(),
-            "odds": self._odds.copy(),
             "entropy": self._entropy.copy(),
             "same": self._same.copy(),
             "share": self._share.copy(),
+            "strange": self._strange.copy(),
             "last": self._last.copy(),
             "compared": np.array(self._compared),
             "nearness": self._nearness.copy(),
+            "usual": self._usual.copy(),
+            "least": self._least.copy(),
+            "left": self._left.copy(),
         }
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from `state`. Raises ValueError where it is of another model."""
-        own = self.state()
-        for name, value in own.items():
-            if name not in state or state[name].shape != value.shape:
-                raise ValueError("the state of the guard is of another bundle")
+        """Go on from `state`. Raises ValueError where it is of another model or damaged; nothing is changed then."""
+        for name, value in self.state().items():
+            if name not in state or state[name].shape != value.shape or state[name].dtype != value.dtype:
+                raise ValueError("the state of the guard is of another bundle, or of another version")
+            if not np.isfinite(state[name]).all():
+                raise ValueError(f"the state of the guard holds NaN or infinity in {name}")
+        outputs = len(self._prior)
+        if state["predicted"].min() < 0 or max(state["predicted"].max(), state["last"].max()) >= outputs:
+            raise ValueError(f"the state of the guard holds a class that is not among 0 to {outputs - 1}")
+        if min(state["seen"], state["compared"]) < 0:
+            raise ValueError("the state of the guard holds a negative number of samples")
         self._seen, self._compared = int(state["seen"]), int(state["compared"])
-        self._nearness = state["nearness"].copy()
+        self._nearness, self._usual = state["nearness"].copy(), state["usual"].copy()
+        self._least, self._left = state["least"].copy(), state["left"].copy()
         self._predicted, self._last = state["predicted"].copy(), state["last"].copy()
-        self._odds, self._entropy = state["odds"].copy(), state["entropy"].copy()
+        self._entropy, self._strange = state["entropy"].copy(), state["strange"].copy()
         self._same, self._share = state["same"].copy(), state["share"].copy()
 
     def _compare(self) -> None:
@@ -199,6 +228,24 @@ class Evidence:
         self._nearness[self._compared % LASTING] = self._same[1, now % size].mean() - alike.mean()
         self._compared += 1
 
+    def _look(self) -> None:
+        """A run is full: if the samples look like the source's, remember how often classes come."""
+        count = min(self._seen, RUN * RUNS)
+        newest = np.arange(self._seen - LEAST * RUN, self._seen) % (RUN * RUNS)
+        known = self._strange[:count]
+        if (known < 0).all():
+            return
+        # The newest apart, lest the first samples of a drift be taken in.
+        share, of_newest = _share_of(known), _share_of(self._strange[newest])
+        self._least = np.minimum(self._least, share)
+        self._left |= share >= AT_HOME
+        if max(share, of_newest) >= AT_HOME or share > self._least + NEAR:
+            return
+        if self._left:
+            self._usual[1] = self._usual[0]
+            self._left = np.array(False)
+        self._usual[0] = np.bincount(self._predicted[1, :count], minlength=len(self._prior)) / count
+
     def _persistent(self) -> bool | None:
         """Whether the stream repeats a class for a while, as the source model sees it; None while that is not sure."""
         count = min(self._compared, LASTING)
@@ -209,22 +256,16 @@ class Evidence:
             return True
         return False if _chance(2.0 * PERSISTENT - values) <= SURE else None
 
-    def _sureness(self, at: NDArray[np.int64]) -> Array:
-        """[n] difference of confidence where the models differ, else 0."""
-        odds, apart = self._odds[:, at], self._predicted[0, at] != self._predicted[1, at]
-        temperature = _temperature(odds[0, ~apart], float(expit(odds[1, ~apart]).mean())) if not apart.all() else 1.0
-        return np.where(apart, expit(odds[0] / temperature) - expit(odds[1]), 0.0)
+
+def _share_of(strange: NDArray[np.int64]) -> float:
+    """Share of strange samples among those known; 0 where none is."""
+    known = strange[strange >= 0]
+    return float(known.mean()) if len(known) else 0.0
 
 
-def _temperature(odds: Array, confidence: float) -> float:
-    """At least 1, with which the mean confidence at log-odds `odds [n]` is at most `confidence`; by bisection."""
-    low, high = 0.0, 8.0  # logarithms
-    if expit(odds).mean() <= confidence:
-        return 1.0
-    for _ in range(24):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if expit(odds * np.exp(-middle)).mean() > confidence else (low, middle)
-    return float(np.exp(high))
+def _apart(one: Array, other: Array) -> float:
+    """Total variation between shares `[K]`."""
+    return float(0.5 * np.abs(one - other).sum())
 
 
 def _chance(values: Array) -> float:

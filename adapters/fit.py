@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp, stdtr
 
+from trimtab.adapters.home import departure
 from trimtab.adapters.methods import Context, Windows
 
 Array = NDArray[np.float64]
@@ -41,8 +42,6 @@ FLOOR = 0.01
 DEPARTURE_WEIGHT = 2.0
 """A distance's logarithm is half that of its square, which a log density goes by."""
 OUTPUTS_WEIGHT = 2.0
-VARIANCE_FLOOR = 1e-5
-"""As in `trimtab.drift.signals`, which wrote the source's whitening."""
 PROBED = 4096
 """Samples in one call of the probe at the most, to bound memory ..."""
 NUMBERS = 2**24
@@ -183,7 +182,9 @@ def measure(context: Context, rows: NDArray[np.float32], windows: Windows) -> Fi
             first[here] = by_run(moments[:, 0])
             second[here] = by_run(moments[:, 1] + moments[:, 0] ** 2)
             if source.moments_centre.size:
-                apart[here] = by_run(_log_departure(context, np.where(good[:, None, None], moments, 0.0)))
+                held = np.where(good[:, None, None], moments, 0.0)
+                away = departure(held, source.moments_centre, source.moments_whitening)
+                apart[here] = by_run(0.5 * np.log(away + 1e-6))
         if outputs.features is not None and density is not None:
             features = outputs.features.astype(np.float64) + feature_shift(context, some)[slot]
             good &= _finite(features)
@@ -245,15 +246,6 @@ def _density(context: Context) -> Density | None:
     if found is None:
         found = _DENSITIES[context] = Density(context)
     return found
-
-
-def _log_departure(context: Context, moments: Array) -> Array:
-    """[N, 2, M] -> [N]: log |W (u - centre)| / sqrt(R) of u = (mean, log variance)."""
-    source = context.source
-    vectors = moments.copy()
-    vectors[:, 1] = np.log(vectors[:, 1] + VARIANCE_FLOOR)
-    white = (vectors.reshape(len(vectors), -1) - source.moments_centre) @ source.moments_whitening.T
-    return np.asarray(0.5 * np.log((white**2).mean(axis=1) + 1e-6))
 
 
 def feature_shift(context: Context, rows: NDArray[np.float32]) -> Array:

@@ -6,7 +6,8 @@ the model as exported, and a method that went astray is brought back.
 
 Labels are never seen; `trimtab.adapters.evidence` says what is gone by. Every batch is run by the method and by the
 source model. The source model's outputs are given until the method is surely better, and again from when it no longer
-seems so.
+seems so. In a stream that does not repeat classes a method can be better only while samples do not look like the
+source's, and must predict classes about as often as they came before.
 
 A method is undone where it collapsed (it predicts less than half as many classes as the source model does), is surely
 worse, or is not finite: back to its state when it was last trusted, and if that does not last, to its start. The wait
@@ -25,24 +26,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.adapters.evidence import RUN, RUNS, Evidence, Finding
+from trimtab.adapters.evidence import AT_HOME, RUN, RUNS, Evidence, Finding
 from trimtab.adapters.steps import Array, State, StepAdapter, load, open_session, read_graph
 
-MARGIN = 0.01
-"""Gain that is asked before a method is trusted."""
+MARGIN = {"persistence": 0.01, "shares": 0.05, "prior": 0.05}
+"""Gain that is asked before a method is trusted, by the kind of evidence. Of 512 samples that are mixed, the shares of
+classes are off by some 0.03 by chance."""
+LOSS = {"persistence": 0.01, "shares": 0.2, "prior": 0.2}
+"""Loss with which a method has gone astray. At home the source model's own errors are in the shares gone by."""
 ERROR = 0.05
 """Accepted chance that the gain, or the loss, is none."""
 COLLAPSE = 0.5
 """A method that predicts less than this share of the classes that the source model does has collapsed."""
-SPREAD = (0.95, 1.1)
-"""Bounds of the classes that a method predicts, to those that the source model does, within which its sureness counts.
-With fewer it may be sure of too few; with more it may have spread a stream of few classes over all of them. That is
-not to be told from a source model that has collapsed, unless the source model is itself in doubt."""
-DOUBT = 0.5
-"""The source model is in doubt where its mean entropy is that share of the way from what it is on source samples to
-ln K."""
+OFF = {"shares": 0.2, "prior": 0.1}
+"""A method whose shares of classes are further off than that is not trusted ..."""
+STRANGE = {"shares": AT_HOME, "prior": 0.9}
+"""... nor one of a stream of which not more than this share is strange ..."""
+LOST = 0.1
+"""... nor one that has lost more of the mutual information of sample and class than that, nats."""
+SURE = 0.125
+"""Where only the source's prior is known, a method must be about as sure as the source model is at home: at most this
+share of the way from there to ln K in mean entropy. A norm that few classes are fed to is not."""
+FORMAT = 2
+"""Of the state."""
 LONGEST_WAIT = 2**14
 """Samples between two undoings at the most."""
+
+
+Observe = Callable[[Mapping[str, Array]], tuple[Array, Array | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +70,12 @@ class Undone:
 class Guarded:
     """A method and the source model side by side on one stream of batches. Not thread-safe.
 
-    adapter: the method. static: the source model, from inputs by name to `y [N, K]`; may be left out where every `step`
-    is given its outputs. Raises ValueError in regression: what the guard goes by are classes.
+    adapter: the method. static: the source model, from inputs by name to `y [N, K]` and norm-input moments `[N, 2, M]`
+    (`source_model`); may be left out where every `step` is given its outputs. Raises ValueError in regression: what the
+    guard goes by are classes.
     """
 
-    def __init__(self, adapter: StepAdapter, static: Callable[[Mapping[str, Array]], Array] | None = None) -> None:
+    def __init__(self, adapter: StepAdapter, static: Observe | None = None) -> None:
         if not adapter.classifies:
             raise ValueError(f"{adapter.name}: the guard judges classes, and this bundle is a regression")
         self.adapter = adapter
@@ -78,35 +90,44 @@ class Guarded:
         self.static_y: Array | None = None
         """... and as the source model does."""
         self._static = static
-        self._evidence = Evidence(adapter.outputs)
+        outputs = adapter.outputs
+        self._evidence = Evidence(np.full(outputs, 1.0 / outputs) if adapter.home is None else adapter.home.prior)
+        # What changes nothing in the model, or weighs classes by how often they come, predicts as many as it will.
+        self._weighs = not adapter.parts or any(name.startswith("shares") for name in adapter.remembered)
         self._good: State | None = None
         self._seen = 0
         self._next = 0  # samples seen before which nothing is undone
         self._wait = RUN * RUNS
 
-    def step(self, inputs: Array | Mapping[str, Array], static: Array | None = None) -> Array:
+    def step(
+        self, inputs: Array | Mapping[str, Array], static: Array | None = None, moments: Array | None = None
+    ) -> Array:
         """One step on a batch `[N, ...]` in sensor units; gives `y [N, K]`: the method's where it is trusted, else the
         source model's.
 
-        Samples with NaN or infinity get NaN. `static [N, K]`: the source model's outputs, where the caller has them
-        already. Raises ValueError on wrong shapes.
+        Samples with NaN or infinity get NaN. `static [N, K]` and `moments [N, 2, M]`: the source model's outputs, where
+        the caller has them already; moments that are not known are NaN, or left out. Raises ValueError on wrong shapes.
         """
         named = self.adapter.named(inputs)
+        count = len(next(iter(named.values())))
         if static is None:
             if self._static is None:
                 raise ValueError("give the source model, or its outputs for this batch")
-            static = self._static(named)
+            static, moments = self._static(named)
         static = np.asarray(static, np.float32)
-        expected = (len(next(iter(named.values()))), self.adapter.outputs)
+        expected = (count, self.adapter.outputs)
         if static.shape != expected:
             raise ValueError(f"static has the shape {list(static.shape)} where {list(expected)} is needed")
+        strange = np.full(count, -1)
+        if moments is not None and self.adapter.home is not None:
+            strange = self.adapter.home.strange(moments)
         refused = self.adapter.refused
         y = self.adapter.step(named)
         self.method_y, self.static_y = y, static
         whole = np.logical_and(np.isfinite(y).all(axis=1), np.isfinite(static).all(axis=1))
-        self._seen += len(y)
+        self._seen += count
         if whole.any():
-            self._evidence.add(y[whole], static[whole])
+            self._evidence.add(y[whole], static[whole], strange[whole])
         self._judge(self.adapter.refused > refused)
         finite = self.adapter.finite(named)
         chosen: Array = np.where(whole[:, None], y, static) if self.trusted else static.copy()
@@ -125,6 +146,7 @@ class Guarded:
     def state(self) -> State:
         """A copy of all that method and guard remember: arrays by name."""
         own = {
+            "format": np.array(FORMAT),
             "trusted": np.array(self.trusted),
             "counts": np.array([self._seen, self._next, self._wait], np.int64),
             **{f"evidence.{name}": value for name, value in self._evidence.state().items()},
@@ -137,19 +159,28 @@ class Guarded:
         }
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on, bit for bit, from what `state` gave. Raises ValueError where it is of another method or bundle."""
+        """Go on, bit for bit, from what `state` gave. Raises ValueError where it is of another method, bundle or
+        version, or damaged; nothing is changed then."""
 
         def part(prefix: str) -> State:
             return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
 
-        own = part("guard.")
+        own, good = part("guard."), part("good.")
         if not {"trusted", "counts"} <= set(own):
             raise ValueError(f"{self.adapter.name}: the state is not that of a guarded method")
-        self.adapter.restore(part("method."))
+        if "format" not in own or own["format"] != FORMAT:
+            raise ValueError(f"{self.adapter.name}: the guard's state is of another version of trimtab")
+        if own["trusted"].shape or own["counts"].shape != (3,) or own["counts"].dtype.kind != "i":
+            raise ValueError(f"{self.adapter.name}: the guard's counts are damaged")
+        method = self.adapter.checked_state(part("method."))
+        try:
+            kept = self.adapter.checked_state(good) if good else None
+        except ValueError as error:
+            raise ValueError(f"{error} (as it was when it was last trusted)") from None
         self._evidence.restore({n.removeprefix("evidence."): v for n, v in own.items() if n.startswith("evidence.")})
+        self.adapter.restore(method)
         self.trusted = bool(own["trusted"])
-        good = part("good.")
-        self._good = self.adapter.remembered if self.trusted else {n: v.copy() for n, v in good.items()} or None
+        self._good = self.adapter.remembered if self.trusted else kept
         self._seen, self._next, self._wait = (int(n) for n in own["counts"])
 
     def _judge(self, refused: bool) -> None:
@@ -165,21 +196,22 @@ class Guarded:
             self._undo(fault)
 
     def _earns(self, found: Finding) -> bool:
-        if found.recent < 0:
+        if found.recent < 0 or (found.kind != "persistence" and not self._may_know_better(found)):
             return False
-        if found.kind == "sureness":
-            if not self.adapter.parts:
-                return False  # what changes nothing in the model is sure by its own doing
-            low, high = SPREAD
-            usual = self.adapter.usual_entropy
-            doubtful = found.entropy_static > usual + DOUBT * (math.log(self.adapter.outputs) - usual)
-            if found.spread < 0 or found.classes < low * found.classes_static:
-                return False
-            if found.classes > high * found.classes_static and not doubtful:
-                return False
         if self.trusted:
             return found.gain > 0
-        return found.gain >= MARGIN and found.chance <= ERROR
+        return found.gain >= MARGIN[found.kind] and found.chance <= ERROR
+
+    def _may_know_better(self, found: Finding) -> bool:
+        """Whether shares of classes speak for the method at all."""
+        home = self.adapter.home
+        if home is None or self._weighs or found.strange <= STRANGE[found.kind]:
+            return False
+        if found.off > OFF[found.kind] or found.spread < -LOST:
+            return False
+        return found.kind == "shares" or found.entropy <= home.entropy + SURE * (
+            math.log(self.adapter.outputs) - home.entropy
+        )
 
     def _undo(self, reason: str) -> None:
         if self._good is not None:
@@ -197,7 +229,7 @@ def _fault(found: Finding) -> str:
     """What is wrong with a method, in one sentence, or nothing."""
     if found.classes < COLLAPSE * found.classes_static:
         return f"it predicts {found.classes:.1f} classes where the source model predicts {found.classes_static:.1f}"
-    if found.gain <= -MARGIN and found.chance >= 1.0 - ERROR:
+    if found.gain <= -LOSS[found.kind] and found.chance >= 1.0 - ERROR:
         return f"it is worse by {-found.gain:.3g} as its {found.kind} goes"
     return ""
 
@@ -215,10 +247,16 @@ def guarded(
     Raises as `trimtab.adapters.load` does, and ValueError in regression.
     """
     adapter = load(bundle, method, providers=providers, threads=threads, **hyper)
-    session = open_session(read_graph(Path(bundle), "serve"), providers, threads)
+    return Guarded(adapter, source_model(bundle, providers, threads))
 
-    def static(inputs: Mapping[str, Array]) -> Array:
-        y: Array = session.run(["y"], dict(inputs))[0]
-        return y
 
-    return Guarded(adapter, static)
+def source_model(bundle: str | Path, providers: Sequence[str] = ("CPUExecutionProvider",), threads: int = 0) -> Observe:
+    """The model as exported, from inputs by name to `y [N, K]` and norm-input moments `[N, 2, M]`."""
+    session = open_session(read_graph(Path(bundle), "observe"), providers, threads)
+    names = [output.name for output in session.get_outputs()]
+
+    def observe(inputs: Mapping[str, Array]) -> tuple[Array, Array | None]:
+        found = session.run([n for n in ("y", "moments") if n in names], dict(inputs))
+        return found[0], found[1] if len(found) > 1 else None
+
+    return observe

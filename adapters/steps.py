@@ -22,6 +22,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from trimtab.adapters.home import Home
+
 Array = NDArray[np.float32]
 State = dict[str, NDArray[Any]]
 SCHEMA = 1
@@ -58,8 +60,8 @@ class StepGraph:
     """The state before the first step."""
     classifies: bool = True
     """Whether `y` are logits of classes; else values of a regression."""
-    usual_entropy: float = 0.0
-    """Mean entropy of the model as exported on source samples, nats."""
+    home: Home | None = None
+    """What source samples look like, where the bundle says so."""
 
 
 class StepAdapter:
@@ -77,7 +79,7 @@ class StepAdapter:
         Raises ValueError on an unknown hyperparameter or one out of its bounds, RuntimeError without ONNX Runtime.
         """
         self.name = described.name
-        self.usual_entropy = described.usual_entropy
+        self.home = described.home
         self.parts = described.parts
         self.classifies = described.classifies
         self.hyper = checked(described, hyper)
@@ -153,22 +155,13 @@ class StepAdapter:
         return {name: value.copy() for name, value in self._state.items()}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from a state that `state` gave. Raises ValueError where names, shapes or types differ, or NaN is in
+        """Go on from a state that `state` gave. Raises ValueError as `checked_state` does."""
+        self._state = self.checked_state(state)
+
+    def checked_state(self, state: Mapping[str, NDArray[Any]]) -> State:
+        """A copy of a state that `state` gave. Raises ValueError where names, shapes or types differ, or NaN is in
         it."""
-        if set(state) != set(self._state):
-            raise ValueError(
-                f"{self.name}: the state has {', '.join(sorted(state))}; it needs {', '.join(self._state)}"
-            )
-        for name, value in state.items():
-            wanted = self._described.start[name]
-            if value.shape != wanted.shape or value.dtype != wanted.dtype:
-                raise ValueError(
-                    f"{self.name}: state {name} is {value.dtype}{list(value.shape)} and must be "
-                    f"{wanted.dtype}{list(wanted.shape)}"
-                )
-            if value.dtype.kind == "f" and not np.isfinite(value).all():
-                raise ValueError(f"{self.name}: state {name} holds NaN or infinity")
-        self._state = {name: np.array(state[name]) for name in self._state}
+        return checked_state(self._described, state)
 
     def reset(self) -> None:
         """Back to the state before the first step."""
@@ -176,19 +169,7 @@ class StepAdapter:
 
     def named(self, inputs: Array | Mapping[str, Array]) -> dict[str, Array]:
         """A batch as float32 arrays by input name. Raises ValueError on wrong names or shapes."""
-        shapes = self._described.inputs
-        named = dict(inputs) if isinstance(inputs, Mapping) else dict.fromkeys(list(shapes)[:1], inputs)
-        if set(named) != set(shapes):
-            raise ValueError(f"{self.name}: the inputs are {', '.join(shapes)}; give an array for each, as a mapping")
-        with np.errstate(over="ignore"):  # beyond float32 is infinite, and such samples are left out
-            arrays = {name: np.ascontiguousarray(value, np.float32) for name, value in named.items()}
-        for name, value in arrays.items():
-            if value.shape[1:] != shapes[name] or not len(value):
-                shape = ", ".join(map(str, shapes[name]))
-                raise ValueError(f"{self.name}: {name} has the shape {list(value.shape)} where [N, {shape}] is needed")
-        if len({len(value) for value in arrays.values()}) > 1:
-            raise ValueError(f"{self.name}: the inputs differ in their number of samples")
-        return arrays
+        return checked_inputs(self._described, inputs)
 
     def another(self) -> StepAdapter:
         """One that shares the session, at its start: for another stream."""
@@ -200,8 +181,49 @@ class StepAdapter:
     @staticmethod
     def finite(inputs: Mapping[str, Array]) -> NDArray[np.bool_]:
         """`[N]`: which samples of a batch hold neither NaN nor infinity."""
-        rows = [np.isfinite(v.reshape(len(v), -1)).all(axis=1) for v in inputs.values()]
-        return np.asarray(np.logical_and.reduce(rows), np.bool_)
+        return finite_samples(inputs)
+
+
+def checked_inputs(
+    described: StepGraph, inputs: Array | Mapping[str, Array], lead: tuple[int, ...] = ()
+) -> dict[str, Array]:
+    """Samples `[*lead, N, ...]` as float32 arrays by input name. Raises ValueError on wrong names or shapes."""
+    shapes, axes = described.inputs, len(lead)
+    named = dict(inputs) if isinstance(inputs, Mapping) else dict.fromkeys(list(shapes)[:1], inputs)
+    if set(named) != set(shapes):
+        raise ValueError(f"{described.name}: the inputs are {', '.join(shapes)}; give an array for each, as a mapping")
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and such samples are left out
+        arrays = {name: np.ascontiguousarray(value, np.float32) for name, value in named.items()}
+    for name, value in arrays.items():
+        if value.shape[:axes] != lead or value.shape[axes + 1 :] != shapes[name] or not value.shape[axes]:
+            shape = ", ".join(map(str, (*lead, "N", *shapes[name])))
+            raise ValueError(f"{described.name}: {name} has the shape {list(value.shape)} where [{shape}] is needed")
+    if len({value.shape[axes] for value in arrays.values()}) > 1:
+        raise ValueError(f"{described.name}: the inputs differ in their number of samples")
+    return arrays
+
+
+def finite_samples(inputs: Mapping[str, Array], axes: int = 1) -> NDArray[np.bool_]:
+    """Which samples hold neither NaN nor infinity, over the first `axes` axes."""
+    rows = [np.isfinite(v.reshape(*v.shape[:axes], -1)).all(axis=-1) for v in inputs.values()]
+    return np.asarray(np.logical_and.reduce(rows), np.bool_)
+
+
+def checked_state(described: StepGraph, state: Mapping[str, NDArray[Any]], lead: tuple[int, ...] = ()) -> State:
+    """A copy of a state of shapes `[*lead, ...]`. Raises ValueError where names, shapes or types differ, or NaN is in
+    it."""
+    name, start = described.name, described.start
+    if set(state) != set(start):
+        raise ValueError(f"{name}: the state has {', '.join(sorted(state))}; it needs {', '.join(start)}")
+    for part, value in state.items():
+        shape = [*lead, *start[part].shape]
+        if list(value.shape) != shape or value.dtype != start[part].dtype:
+            raise ValueError(
+                f"{name}: state {part} is {value.dtype}{list(value.shape)} and must be {start[part].dtype}{shape}"
+            )
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise ValueError(f"{name}: state {part} holds NaN or infinity")
+    return {part: np.array(state[part]) for part in start}
 
 
 def load(
@@ -220,8 +242,8 @@ def load(
     return StepAdapter(read(Path(bundle), method), hyper, providers, threads)
 
 
-def read(folder: Path, method: str) -> StepGraph:
-    """A bundle's step graph, verified. Raises ValueError."""
+def read(folder: Path, method: str, streams: bool = False) -> StepGraph:
+    """A bundle's step graph, verified; with `streams` that of many. Raises ValueError."""
     file, manifest = _manifest(folder)
     try:
         entries = {entry["name"]: entry for entry in manifest.get("methods", [])}
@@ -231,12 +253,18 @@ def read(folder: Path, method: str) -> StepGraph:
                 f"{file}: the bundle has no step graph of {method!r}, {there}; export it with methods=[...]"
             )
         entry = entries[method]
-        graph, start = (_verified(folder, entry[key], manifest["files"][entry[key]]) for key in ("graph", "state"))
+        if streams and not entry.get("streams"):
+            raise ValueError(
+                f"{file}: {method} steps one stream at a time here; export it with MethodChoice({method!r}, "
+                "streams=True)"
+            )
+        keys = ("streams" if streams else "graph", "state")
+        graph, start = (_verified(folder, entry[key], manifest["files"][entry[key]]) for key in keys)
         with np.load(io.BytesIO(start), allow_pickle=False) as arrays:
             state = {name: arrays[name] for name in arrays.files}
         known = _verified(folder, manifest["source"], manifest["files"][manifest["source"]])
         with np.load(io.BytesIO(known), allow_pickle=False) as source:
-            usual = float(np.nanmean(source["reference.entropy"])) if "reference.entropy" in source else 0.0
+            home = Home.of(source) if manifest["task"] == "classification" else None
         return StepGraph(
             name=method,
             inputs={i["name"]: tuple(i["shape"]) for i in manifest["inputs"]},
@@ -245,7 +273,7 @@ def read(folder: Path, method: str) -> StepGraph:
             graph=graph,
             start=state,
             classifies=manifest["task"] == "classification",
-            usual_entropy=usual,
+            home=home,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file}: is no bundle's manifest ({error}); export the bundle again") from None

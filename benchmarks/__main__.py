@@ -12,6 +12,7 @@ import time
 NAMES = (
     "sessions",
     "detection",
+    "run_lengths",
     "discoveries",
     "bank",
     "nab",

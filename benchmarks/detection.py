@@ -4,14 +4,9 @@
 
 1. `sprt` with a reference of 2,000 values, on streams of the same kind as the reference, then shifted.
 2. Every detector that takes any number, on independent Gaussian values; time per update side by side.
-3. The SPRT at run lengths 1,000, 10,000 and 100,000 on independent Gaussian values: false alarms against those asked
-   for, and mean delays beside Lorden's asymptotic bound ln(ARL) / KL, by banks with the baseline known and learnt.
-4. Every sequential detector's mean delay beside that bound.
-5. Run lengths found over those asked for, of detectors that have them from theory, on Gaussian values, and by
-   recordings of 50 run lengths on Student's t (3 degrees of freedom) and autoregressive (0.5) ones.
-6. Streams with a daily or weekly cycle: false alarms and delay with the season given, without a recording and with
+3. Streams with a daily or weekly cycle: false alarms and delay with the season given, without a recording and with
    one of 600 values that the stream goes on from; and what it costs where there is no cycle.
-7. The smartwatch: the shipped bundle's own signals of people that it was not trained on. Streams are put together from
+4. The smartwatch: the shipped bundle's own signals of people that it was not trained on. Streams are put together from
    whole exercises on the right arm, drawn at random; then the watch moves to the left arm, at each exercise in turn.
    Left out, with a word, where the recordings (PyPI's seglearn) are not installed.
 """
@@ -28,7 +23,6 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from benchmarks import report
-from trimtab.drift.bank import Bank
 from trimtab.drift.catalogue import build, build_monitor, describe, names
 from trimtab.drift.detector import Detector
 from trimtab.drift.evaluation import Labelled, Make, score
@@ -44,19 +38,6 @@ EVERY = 20000
 SLOW = {"kswin", "ks", "cramer_von_mises", "wasserstein", "psi", "mmd", "lsdd"}
 """Those that take a tenth of a millisecond or more a value, or to learn."""
 
-DELAYS = (0.25, 0.5, 1.0, 2.0)
-SEQUENTIAL = (
-    "sprt",
-    "glr",
-    "shiryaev_roberts",
-    "ewma",
-    "e_detector",
-    "conformal_martingale",
-    "bocpd",
-    "page_hinkley",
-    "adwin",
-)
-EXACT = ("sprt", "glr", "shiryaev_roberts", "ewma", "cusum_variance", "page_hinkley")
 SEASONS = {"seasonal": 288, "seasonal_amplitude": 288, "seasonal_week": 168, "stable": 288, "abrupt": 288}
 SEASONED = ("sprt", "glr", "ewma", "ks", "adwin")
 WITHIN = 30
@@ -157,117 +138,8 @@ def independent(streams: int, every: float = 1000.0, length: int = 1500) -> list
     return rows
 
 
-def false_alarms(streams: int) -> list[dict[str, Any]]:
-    """Part 3, the rates. `streams` times 5 streams, of three run lengths each and 2,000 values at least."""
-    rows = []
-    for every in (1e3, 1e4, 1e5):
-        for kind, baseline in (("known", (0.0, 1.0)), ("learnt", None)):
-            rng = np.random.default_rng(5)
-            count, length = 5 * streams, int(max(2000, 3 * every if every < 1e5 else every / 2))
-            bank = Bank(count, every=every, baseline=baseline)
-            found = sum(int(bank.update(rng.standard_normal(count)).alarm.sum()) for _ in range(length))
-            # A warm-up at the start and after each alarm, in which there is no test.
-            tested = count * length - (0 if baseline else 64 * (count + found))
-            rows.append(
-                {
-                    "baseline": kind,
-                    "run length asked": every,
-                    "false alarms": found,
-                    "found": tested / max(found, 1),
-                    "found / asked": tested / max(found, 1) / every,
-                    "standard error": 1 / np.sqrt(max(found, 1)),
-                }
-            )
-    return rows
-
-
-def known_shift(streams: int) -> list[dict[str, Any]]:
-    """Part 3, the delays: the shift tested for is the one that comes, after 1,000 values without."""
-    rows = []
-    for every in (1e3, 1e4, 1e5):
-        for kind, baseline in (("known", (0.0, 1.0)), ("learnt", None)):
-            row: dict[str, Any] = {"baseline": kind, "run length": every}
-            for shift in DELAYS:
-                rng = np.random.default_rng(6)
-                bank = Bank(10 * streams, every=every, shifts=(shift,), baseline=baseline)
-                early = np.zeros(10 * streams, bool)
-                for i in range(1000):
-                    # Streams with a false alarm shortly before are left out: there it may still learn.
-                    early |= bank.update(rng.standard_normal(10 * streams)).alarm & (i >= 800)
-                waiting, delays = ~early, np.zeros(10 * streams)
-                for i in range(1, 3000):
-                    alarm = bank.update(rng.standard_normal(10 * streams) + shift).alarm & waiting
-                    delays[alarm] = i
-                    waiting &= ~alarm
-                    if not waiting.any():
-                        break
-                delays[waiting] = np.inf
-                bound = lorden(every, shift)
-                row |= {
-                    f"{shift:g} sd": finite(float(np.mean(delays[~early]))),
-                    f"median {shift:g} sd": finite(float(np.median(delays[~early]))),
-                    f"bound {shift:g} sd": bound,
-                }
-            rows.append(row)
-    return rows
-
-
-def lorden(every: float, shift: float) -> float:
-    """Least delay of any test of this run length, to first order (Lorden 1971): ln(ARL) / (shift^2 / 2)."""
-    return float(2 * np.log(every) / shift**2)
-
-
-def delays(streams: int, every: float = 1000.0) -> list[dict[str, Any]]:
-    """Part 4: 1,000 values, then a shift; the mean over streams without a false alarm in the last 200."""
-    rows: list[dict[str, Any]] = [{"detector": "Lorden's bound"} | {f"{d:g} sd": lorden(every, d) for d in DELAYS}]
-    for name in SEQUENTIAL:
-        row: dict[str, Any] = {"detector": name}
-        missed = 0
-        for shift in DELAYS:
-            rng = np.random.default_rng(8)
-            found = []
-            while len(found) < max(streams // 4, 1):
-                detector = build(name, every=every)
-                alarms(detector, rng.standard_normal(800))
-                if not alarms(detector, rng.standard_normal(200)):
-                    found.append(delay(detector, rng.standard_normal(3000) + shift))
-            missed += sum(not np.isfinite(d) for d in found)
-            row[f"{shift:g} sd"] = float(np.mean([min(d, 3000.0) for d in found]))
-        rows.append(row | {"missed": missed})
-    return rows
-
-
-def run_lengths(streams: int) -> list[dict[str, Any]]:
-    """Part 5: alarms in so many values that 2.5 x `streams` are to be expected, half a `streams` at 10,000."""
-    rows = []
-    for every, wanted in ((1e3, 2.5 * streams), (1e4, 0.5 * streams)):
-        for name in EXACT:
-            for kind in ("gaussian", "student-t, 3 df", "AR(1), 0.5"):
-                if kind != "gaussian" and (name in ("cusum_variance", "page_hinkley") or every > 1e3):
-                    continue  # of little use, not able to, and too long
-                rng = np.random.default_rng(9)
-                drawn, length = KINDS[kind], int(6 * every)
-                found = values = 0
-                while found < wanted:
-                    reference = None if kind == "gaussian" else drawn(int(50 * every), rng)
-                    raised = alarms(build(name, every=every, reference=reference), drawn(length, rng))
-                    found += raised
-                    values += length - 64 * (raised + (reference is None))  # it learns meanwhile
-                rows.append(
-                    {
-                        "detector": name,
-                        "stream": kind,
-                        "asked": every,
-                        "found": values / found,
-                        "found / asked": values / found / every,
-                        "standard error": 1 / np.sqrt(found),
-                    }
-                )
-    return rows
-
-
 def seasonal(streams: int, every: float = 1000.0, length: int = 6000) -> list[dict[str, Any]]:
-    """Part 6."""
+    """Part 3."""
 
     def maker(name: str, season: int | None) -> Make:
         options = {} if season is None else {"season": season}
@@ -384,7 +256,7 @@ def smartwatch(signals: Sequence[str]) -> tuple[Any, list[Windows], list[Windows
 
 
 def watch(streams: int) -> list[dict[str, Any]]:
-    """Part 7. Raises ModuleNotFoundError where the recordings are not installed."""
+    """Part 4. Raises ModuleNotFoundError where the recordings are not installed."""
     bundle, usual, drifted = smartwatch([*WATCHED, "raw", "spectra"])
     groups = [[name] for name in usual[0]] + [list(WATCHED), list(usual[0])]
     return [held_back(usual, drifted, bundle.source.reference, EVERY, streams, group) for group in groups]
@@ -393,10 +265,6 @@ def watch(streams: int) -> list[dict[str, Any]]:
 PARTS: dict[str, tuple[str, Callable[[int], list[dict[str, Any]]], dict[str, float]]] = {
     "reference": ("detection_reference", referenced, {"run_length": 2000}),
     "independent": ("detection", independent, {"run_length": 1000}),
-    "rates": ("detection_rates", false_alarms, {}),
-    "known_shift": ("detection_known_shift", known_shift, {}),
-    "delays": ("detection_delays", delays, {"run_length": 1000}),
-    "run_lengths": ("detection_run_lengths", run_lengths, {}),
     "seasonal": ("detection_seasonal", seasonal, {"run_length": 1000}),
     "watch": ("detection_watch", watch, {"run_length": EVERY}),
 }

@@ -4,8 +4,9 @@
 
 Reads `$TRIMTAB_DATA/nab`, by default `../shared/data/nab` beside the checkout: the files there are a part of NAB's
 58, so that scores are not comparable with published ones. Every variant runs with one setting for all files, and one
-threshold a profile, which NAB's sweep chooses. What is random in an HTM moves scores by several points: they are means
-over seeds, with the standard profile's least and greatest. `--plain N`: also time a plain NumPy version over N records.
+threshold a profile, which NAB's sweep chooses; `own_threshold` is the standard score at the detector's own. What is
+random in an HTM moves scores by several points: they are means over seeds, with the standard profile's least and
+greatest. `--plain N`: also time a plain NumPy version over N records.
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for variant in arguments.only or VARIANTS:
         results: dict[str, list[nab.Result]] = {profile: [] for profile in nab.PROFILES}
+        fixed: list[float] = []
         spent: dict[str, float] = {}
         for seed in range(arguments.seeds):
             files: dict[str, nab.Scored] = {}
@@ -114,12 +116,14 @@ def main() -> None:
                 files[name] = nab.Scored(scores, windows)
             for profile, weights in nab.PROFILES.items():
                 results[profile].append(nab.corpus_score(list(files.values()), weights))
+            fixed.append(nab.corpus_score(list(files.values()), nab.PROFILES["standard"], detector.alarm_at).score)
             print(f"{variant}, seed {seed}: {results['standard'][-1].score:.1f}", flush=True)
         standard = results["standard"]
         rows.append(
             {
                 "detector": variant,
                 **{profile: fmean(r.score for r in found) for profile, found in results.items()},
+                "own_threshold": fmean(fixed),
                 "least": min(r.score for r in standard),
                 "greatest": max(r.score for r in standard),
                 "found": fmean(r.found for r in standard),

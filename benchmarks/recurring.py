@@ -1,12 +1,13 @@
 """Long streams on which drift comes and goes: does a method under the guard end below the model as exported?
 
-    python -m benchmarks.recurring [--data digits motion watch gas] [--seeds 1] [--methods NAME ...] [--add]
+    python -m benchmarks.recurring [--data digits motion watch gas] [--seeds 1] [--methods NAME ...] [--orders NAME ...]
 
 Stretches of 1,000 to 2,500 samples, clean and drifted in turns, another drift each time: written digits under
 corruptions of random severity; an invented motion sensor, wrongly mounted, of wrong gain, creeping or dead; the
-smartwatch on either arm; gas sensors in their first and in later months. Classes come mixed or in runs, in batches of
-64. Every method runs bare and under the guard; nothing is reset from outside. Figures are percentage points of accuracy
-more than the model as exported has. The target is that of the guard: -1.
+smartwatch on either arm; gas sensors in their first and in later months. Classes come in batches of 64: mixed; in runs;
+half of them mixed, others in each stretch; or one alone in each stretch. Every method runs bare and under the guard;
+nothing is reset from outside. Figures are percentage points of accuracy more than the model as exported has. The target
+is that of the guard: -1.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from numpy.typing import NDArray
 from benchmarks import gas as gases
 from benchmarks import generality, targets
 from benchmarks.corruptions import CORRUPTIONS, SEVERITIES
-from benchmarks.generality import MOTION_FAULTS, ORDERS, Fault, Task
-from benchmarks.methods import BATCH, STATIC, merged, outputs
+from benchmarks.generality import MOTION_FAULTS, Fault, Task
+from benchmarks.methods import BATCH, STATIC, merged
 from benchmarks.report import OUT, write
 from benchmarks.targets import corrupted, exported
 from trimtab.adapters import load
-from trimtab.adapters.protection import Guarded
+from trimtab.adapters.protection import Guarded, source_model
 from trimtab.exporters import ExportSpec
 from trimtab.exporters.methods import METHODS
 
@@ -46,6 +47,23 @@ Array = NDArray[np.float32]
 Classes = NDArray[np.int64]
 Draw = Callable[[int, str, bool, np.random.Generator], tuple[Array, Classes]]
 """(samples, order, drifted) -> inputs `[n, ...]` and classes `[n]` of one stretch."""
+
+
+def few(n: int, classes: int, rng: np.random.Generator) -> Classes:
+    """`[n]`: half of the classes, mixed."""
+    return rng.choice(rng.permutation(classes)[: max(2, classes // 2)], n)
+
+
+def alone(n: int, classes: int, rng: np.random.Generator) -> Classes:
+    """`[n]`: one class."""
+    return np.full(n, rng.integers(classes))
+
+
+ORDERS: dict[str, Callable[[int, int, np.random.Generator], Classes]] = {
+    **generality.ORDERS,
+    "few": few,
+    "alone": alone,
+}
 
 
 def digits(seed: int) -> tuple[ExportSpec, Draw]:
@@ -121,26 +139,26 @@ def batches(draw: Draw, order: str, samples: int, seed: int) -> Iterator[tuple[A
 class Course:
     """What became of one method on one stream."""
 
-    step: Callable[[Array, Array], Array]
-    """(inputs, the static model's outputs) -> outputs"""
+    step: Callable[[Array, Array, Array | None], Array]
+    """(inputs, the static model's outputs and norm-input moments) -> outputs"""
     hits: list[float]
     """Share of each batch."""
 
 
 def run(folder: Path, methods: Sequence[str], stream: Iterable[tuple[Array, Classes]]) -> list[dict[str, Any]]:
     """One row a method: gains over the static model, bare and guarded, over the whole stream and its last tenth."""
-    serve = outputs((folder / "serve.onnx").read_bytes(), "x", {})
+    observe = source_model(folder, threads=1)
     guards = {name: Guarded(load(folder, name, threads=1)) for name in methods}
-    courses = {STATIC: Course(lambda x, static: static, [])}
+    courses = {STATIC: Course(lambda x, static, moments: static, [])}
     for name, guard in guards.items():
         bare = load(folder, name, threads=1)
-        courses[f"{name}, bare"] = Course(lambda x, static, bare=bare: bare.step(x), [])  # type: ignore[misc]
+        courses[f"{name}, bare"] = Course(lambda x, static, moments, bare=bare: bare.step(x), [])  # type: ignore[misc]
         courses[f"{name}, guarded"] = Course(guard.step, [])
     trusted = dict.fromkeys(guards, 0)
     for x, truth in stream:
-        static = serve(x)
+        static, moments = observe({"x": x})
         for course in courses.values():
-            course.hits.append(float((course.step(x, static).argmax(1) == truth).mean()))
+            course.hits.append(float((course.step(x, static, moments).argmax(1) == truth).mean()))
         for name, guard in guards.items():
             trusted[name] += guard.trusted
     known = np.array(courses[STATIC].hits)
@@ -160,6 +178,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="*", choices=list(DATA), default=list(DATA))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--orders", nargs="*", choices=list(ORDERS), default=list(ORDERS))
     parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument("--add", action="store_true", help="to what was measured before")
     given = parser.parse_args()
@@ -171,7 +190,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 _, refused = exported(spec, given.methods, Path(folder))
                 able = [m for m in given.methods if m not in refused]
-                for order in ORDERS:
+                for order in given.orders:
                     found = run(Path(folder), able, batches(draw, order, given.samples, seed))
                     rows = merged(rows, [{"data": data, "order": order, "seed": seed, **row} for row in found])
                     RUNS.parent.mkdir(parents=True, exist_ok=True)

@@ -77,8 +77,8 @@ class Baseline:
     def __init__(self, warmup: int, memory: int, reference: NDArray[np.float64] | None) -> None:
         if not 3 <= warmup <= memory:
             raise ValueError(f"warmup must be at least 3 and at most memory ({memory}), not {warmup}")
-        self._warmup = warmup
-        self._memory = float(memory)
+        self.warmup = warmup
+        self.memory = float(memory)
         self.known: tuple[float, float] | None = None
         """Mean and deviation of the reference."""
         self.recorded: NDArray[np.float64] | None = None
@@ -87,7 +87,7 @@ class Baseline:
         """Variance inflation of the reference; 1 without one."""
         self.excess = 1.0
         """Surely at least so many times the reference's variance inflation is the stream's own; 1 without one."""
-        self._weight = 0.0
+        self.weight = 0.0
         if reference is not None:
             mean, deviation = winsorised(reference)
             if reference.size < 4 or not 0 < deviation < math.inf:
@@ -95,7 +95,7 @@ class Baseline:
             self.known = (mean, deviation)
             self.recorded = (reference - mean) / deviation
             self.correlation = inflation(self.recorded)
-            self._weight = prior_weight(self.correlation, warmup, memory, reference.size)
+            self.weight = prior_weight(self.correlation, warmup, memory, reference.size)
         self.reset()
 
     def reset(self) -> None:
@@ -108,7 +108,7 @@ class Baseline:
         self._start(0.0, self.known[1] if self.known else 0.0, learnt=False)
 
     def _start(self, mean: float, deviation: float, learnt: bool) -> None:
-        weight = self._weight
+        weight = self.weight
         # Mean, and the values in it; squares about it, and degrees of freedom; the block's sum, and values to come.
         self._level = (mean, weight if learnt else 0.0, deviation * deviation * weight, weight, 0.0, BLOCK)
         self._learning: list[float] | None = None if learnt else []
@@ -144,13 +144,13 @@ class Baseline:
             return [math.nan]
         if self._learning is not None:
             self._learning.append(first)
-            if len(self._learning) >= self._warmup:
+            if len(self._learning) >= self.warmup:
                 self._learn(self._learning)
             return [math.nan]
         # Written out without min, max and abs, on local variables: this runs for every signal of every window, and
         # calls are what it would spend its time on.
         mean, mean_count, squares, var_count, block, left = self._level
-        memory = self._memory
+        memory = self.memory
         correlation = self.correlation * self.excess
         measured = self.known is not None
         sqrt, log1p = math.sqrt, math.log1p

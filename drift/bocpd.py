@@ -98,11 +98,13 @@ def bocpd(
     return Standardised(
         "bocpd",
         Chart,
+        None,
         (window, odds),
         lambda: math.log1p(1 / odds),
         every=every,
         warmup=warmup,
         memory=memory,
         reference=reference,
+        guaranteed=True,
         spread=True,
     )

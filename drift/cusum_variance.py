@@ -13,6 +13,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.drift.charts import Variances
 from trimtab.drift.detector import State
 from trimtab.drift.run_length import both_ways, variance_run_length
 from trimtab.drift.standardised import Standardised
@@ -63,6 +64,7 @@ def cusum_variance(
     return Standardised(
         "cusum_variance",
         Chart,
+        Variances,
         (ratio,),
         lambda: both_ways(variance_run_length, ratio, every),
         every=every,

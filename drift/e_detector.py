@@ -29,6 +29,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.drift import charts
 from trimtab.drift.baseline import Baseline
 from trimtab.drift.mixture import Mixture
 from trimtab.drift.standardised import Standardised, bound
@@ -61,6 +62,13 @@ class Chart:
             return self._mixture.take([math.log1p(b * near) for b in self._stakes])
         return self._mixture.take([b * z - c for b, c in zip(self._stakes, self._costs, strict=True)])
 
+    def gains(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of many streams `[S]`: logarithms of the e-values `[stakes, S]`."""
+        stakes = np.array(self._stakes)[:, None]
+        return (
+            np.log1p(stakes * np.clip(z, -CLIP, CLIP)) if self._bounded else stakes * z - np.array(self._costs)[:, None]
+        )
+
 
 def _signed(stakes: Sequence[float]) -> list[float]:
     """Each stake in both directions."""
@@ -76,6 +84,12 @@ def _costs(reference: bytes) -> tuple[float, ...]:
     most = bound(RAREST)
     z = np.clip(known.recorded, -most, most) / math.sqrt(known.correlation)
     return tuple(max(0.5 * b * b, math.log(float(np.exp(b * z).mean()))) for b in _signed(STAKES))
+
+
+def side_by_side(streams: int, bounded: bool) -> charts.Mixture:
+    """`Chart` for many streams."""
+    chart = Chart(bounded)
+    return charts.Mixture(streams, len(STAKES) * 2, chart.gains)
 
 
 def e_detector(
@@ -94,12 +108,14 @@ def e_detector(
     return Standardised(
         "e_detector",
         Chart,
+        side_by_side,
         (bounded,),
         lambda: math.log1p(every),
         every=every,
         warmup=warmup,
         memory=memory,
         reference=reference,
+        guaranteed=True,
     )
 
 
@@ -113,6 +129,7 @@ def e_process(*, reference: NDArray[np.float64] | None = None, warmup: int = 64,
     return Standardised(
         "e_process",
         Chart,
+        None,
         (False, costs),
         lambda: math.inf,
         every=RAREST,

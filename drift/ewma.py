@@ -14,6 +14,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.drift.charts import Ewma
 from trimtab.drift.detector import State
 from trimtab.drift.run_length import ewma_threshold
 from trimtab.drift.standardised import Standardised
@@ -63,6 +64,7 @@ def ewma(
     return Standardised(
         "ewma",
         Chart,
+        Ewma,
         (weight,),
         lambda: ewma_threshold(weight, every),
         every=every,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.drift.charts import Glr
 from trimtab.drift.detector import State
 from trimtab.drift.run_length import glr_threshold
 from trimtab.drift.standardised import Standardised
@@ -69,6 +70,7 @@ def glr(
     return Standardised(
         "glr",
         Chart,
+        Glr,
         (window,),
         lambda: glr_threshold(window, every),
         every=every,

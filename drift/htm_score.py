@@ -1,11 +1,13 @@
 """Raw anomaly scores of a scalar stream: encoders in front of one or more HTM regions.
 
-**Resolution.** One bucket of the scalar encoder is a BUCKETS-th of the range of values. Numenta's detector is told the
-range of the whole recording; a stream's is not known beforehand. So nothing is learnt from the first
-CALIBRATE[0] values; then they are all taken at once, with the range that they have. At the later marks, where the
-range has grown by a fifth, new regions learn all values so far at the new resolution. A record at a mark takes as
-long as learning all before it; a record's score depends on records up to it alone. A stream that has not
-moved has no range: it is waited for.
+**Resolution.** One bucket of the scalar encoder is a BUCKETS-th of the range of values, or STEP of the median step from
+a value to the next, whichever is more: in noise, finer buckets never come in the same order twice, so that every value
+surprises, and a burst no more than the rest. (Not so where no time is known: without the hour to tell contexts apart,
+HTM soon expects anything after anything in wide buckets, and the rare rest alarms.) Numenta's detector is told the
+range of the whole recording; a stream's is not known beforehand. So nothing is learnt from the first CALIBRATE[0]
+values; then they are all taken at once, at the resolution that they give. At the later marks, where that has grown by
+a fifth, new regions learn all values so far at the new one. A record at a mark takes as long as learning all before
+it; a record's score depends on records up to it alone. A stream that has not moved has no range: it is waited for.
 
 **Regions.** Which cell learns what is chance, and with it when exactly a surprise is seen. The mean score of several
 regions of different seeds varies less.
@@ -22,6 +24,7 @@ from trimtab.drift.htm_region import Region
 BUCKETS = 130
 """Numenta's choice (getScalarMetricWithTimeOfDayAnomalyParams)."""
 
+STEP = 0.25
 CALIBRATE = (150, 300, 750)
 GROWTH = 1.2
 HUGE = 1e150
@@ -57,13 +60,22 @@ class HtmScore:
             del self._seen[0]
             return None
         self._count = len(self._seen)
-        if self._count in CALIBRATE and high - low > GROWTH * self._resolution * BUCKETS:
-            score: float | None = self._again(high / BUCKETS - low / BUCKETS)
+        wanted = self._wanted(low, high) if self._count in CALIBRATE else 0.0
+        if wanted > GROWTH * self._resolution:
+            score: float | None = self._again(wanted)
         else:
             score = None if self._encoder is None else self._learn(time, value)
         if self._count == CALIBRATE[-1]:
             self._seen = []
         return score
+
+    def _wanted(self, low: float, high: float) -> float:
+        """The resolution by the values so far, which reach from `low` to `high`."""
+        resolution = high / BUCKETS - low / BUCKETS
+        if self._seen[-1][0] is None:
+            return resolution
+        steps = np.abs(np.diff([value for _, value in self._seen]))
+        return max(resolution, STEP * float(np.median(steps)))
 
     def _again(self, resolution: float) -> float:
         """Learn all that was seen from the beginning, at a new resolution: the score of the last of it."""

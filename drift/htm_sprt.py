@@ -10,6 +10,10 @@ together are not taken for independent ones. A rise of the mean by s d then has 
 
     s / 10 (z - s / 2)    a record.
 
+On what HTM knows well, d is so small that one surprised record, as at the edge of a square wave whose period is
+longer than HTM's memory of it, would decide alone. So a record counts for at most ALONE of what an alarm takes: an
+anomaly is more than one record's surprise.
+
 1. *Anomaly.* Wald's tests of s = 1, 2, 4 and 8 (SHIFTS) against s = 0, each repeated (S = max(0, S + ratio), see
    run_length), since how great a surprise will be is not known: they decide for an anomaly where the logarithm of
    the mean of exp(S) reaches ln(`every`). By Lorden (1971), and Shin, Ramdas and Rinaldo (2022, "E-detectors") for
@@ -32,7 +36,10 @@ smaller rise that lasts longer counts too.
 no sequence surprises always, and a shift of its mean too little more. Each of the two has half of the accepted rate
 (`combine.apart`). What the test of the level finds is a drift at once.
 
-**HtmSprtAnomaly**, for recordings with times, adds the time of day and the range rule.
+**HtmSprtAnomaly**, for recordings with times, adds the time of day, the range rule, and a test of single values
+(`tail_test`): HTM tells that a sequence breaks, but in noise, where every value surprises it, a burst no more than the
+rest. A value is an anomaly, too, where its distance from what is usual has a chance of one in a window of them. All of
+them share one threshold's rise: one stream, one rate.
 """
 
 from __future__ import annotations
@@ -49,12 +56,17 @@ from trimtab.drift.level_test import LevelTest
 from trimtab.drift.range_rule import RANGE_TOLERANCE, RangeRule
 from trimtab.drift.run_length import wald_boundaries
 from trimtab.drift.score_baseline import AVERAGED, ScoreBaseline, Usual
+from trimtab.drift.tail_test import WINDOW, TailTest
 
 SHIFTS, LASTING = (1.0, 2.0, 4.0, 8.0), 2.0
 ALPHA, BETA = 1e-3, 1e-2
 SPAN = 4000.0
+ALONE = 0.7
 RAISE = 1.0
 """In nats: an alarm makes the next one e times as rare."""
+
+TAIL_THRESHOLD = math.log(WINDOW)
+"""In nats: a value as far off is expected once in the window that says how far values lie off."""
 
 WATCHING, EVENT, NO_DRIFT = "watching", "event", "no drift"
 """What is going on; `NO_DRIFT`: an event which the second test has decided about."""
@@ -73,7 +85,8 @@ class ScoreTest:
     def reset(self) -> None:
         """Forget everything."""
         self._baseline.reset()
-        self._raised = 0.0
+        self.raised = 0.0
+        """What the events that were told have added to thresholds."""
         self.threshold = math.log(self._every)
         """What the evidence of the newest record is held against."""
         self._sums = [0.0] * len(SHIFTS)
@@ -85,8 +98,9 @@ class ScoreTest:
     def update(self, score: float) -> tuple[bool, bool]:
         """Take a raw score, from 0 to 1: whether it completes an anomaly, and whether a drift."""
         usual = self._baseline.update(score)[1]
-        self._raised = max(self._raised - RAISE / self._every, 0.0)
-        self.threshold = math.log(self._every) + self._raised
+        self.raised = max(self.raised - RAISE / self._every, 0.0)
+        asked = math.log(self._every)
+        self.threshold = asked + self.raised
         if self._phase != WATCHING:
             self._elapsed += 1
             drift = usual is not None and self._lasts(score, usual)
@@ -98,7 +112,8 @@ class ScoreTest:
         if usual is None:
             self._watch()
             return False, False
-        self._sums = [max(0.0, s + _ratio(score, usual, shift)) for s, shift in zip(self._sums, SHIFTS, strict=True)]
+        ratios = [min(_ratio(score, usual, shift), ALONE * asked) for shift in SHIFTS]
+        self._sums = [max(0.0, s + ratio) for s, ratio in zip(self._sums, ratios, strict=True)]
         self._lengths = [n + 1 if s > 0 else 0 for n, s in zip(self._lengths, self._sums, strict=True)]
         if self.evidence < self.threshold:
             return False, False
@@ -123,7 +138,7 @@ class ScoreTest:
 
     def begin(self) -> None:
         """An event is told: from now on the question is whether it lasts."""
-        self._raised += RAISE
+        self.raised += RAISE
         self._phase, self._elapsed, self._lasting = EVENT, 0, 0.0
 
     def _watch(self) -> None:
@@ -141,7 +156,7 @@ class ScoreTest:
         """All of the memory."""
         return {
             "baseline": self._baseline.state(),
-            "raised": self._raised,
+            "raised": self.raised,
             "threshold": self.threshold,
             "sums": list(self._sums),
             "lengths": list(self._lengths),
@@ -153,7 +168,7 @@ class ScoreTest:
     def restore(self, state: State) -> None:
         """Continue exactly from `state`."""
         self._baseline.restore(state["baseline"])
-        self._raised = float(state["raised"])
+        self.raised = float(state["raised"])
         self.threshold = float(state["threshold"])
         self._sums = [float(s) for s in state["sums"]]
         self._lengths = [int(n) for n in state["lengths"]]
@@ -165,9 +180,9 @@ class ScoreTest:
 class HtmSprtAnomaly:
     """Anomaly scores of (time, value) records, from 0 to 1, at least 0.5 for an anomaly; see the module.
 
-    every: about how many records lie between false anomalies of the test. range_rule: whether values beyond the range
-    seen are anomalies. hold: records of an event. seed: of what is random in the HTM. After each record, `decision` is
-    "anomaly", "drift" or None.
+    every: about how many records lie between false anomalies of the test of raw scores. range_rule: whether values
+    beyond the range seen are anomalies. hold: records of an event. seed: of what is random in the HTM. After each
+    record, `decision` is "anomaly", "drift" or None.
     """
 
     def __init__(
@@ -184,6 +199,7 @@ class HtmSprtAnomaly:
     ) -> None:
         self._score = HtmScore(columns=columns, cells=cells, segments=segments, regions=regions, seed=seed)
         self._test = ScoreTest(every=every, hold=hold)
+        self._tail = TailTest()
         self._range = RangeRule(RANGE_TOLERANCE) if range_rule else None
         self.alarm_at = 0.5
         self.decision: str | None = None
@@ -196,23 +212,25 @@ class HtmSprtAnomaly:
         watched = self._test.watching
         raw = self._score.update(time, value)
         anomaly, drift = self._test.update(raw or 0.0)
-        outside = self._range is not None and self._range.update(value)
-        if drift:
-            self.decision = "drift"
-        elif anomaly or (watched and outside):
-            self.decision = "anomaly"
+        score = _share(self._test.evidence, self._test.threshold)
+        score = max(score, _share(self._tail.update(time, value), TAIL_THRESHOLD + self._test.raised))
+        if self._range is not None and self._range.update(value):
+            score = 1.0
         if not watched:
+            self.decision = "drift" if drift else None
             return 0.0
-        if outside:
-            self._test.begin()
-            return 1.0
-        return self._test.evidence / (self._test.evidence + self._test.threshold)
+        if score >= self.alarm_at:
+            self.decision = "anomaly"
+            if not anomaly:
+                self._test.begin()
+        return score
 
     def state(self) -> State:
         """All of the memory."""
         return {
             "score": self._score.state(),
             "test": self._test.state(),
+            "tail": self._tail.state(),
             "range": None if self._range is None else self._range.state(),
         }
 
@@ -222,6 +240,7 @@ class HtmSprtAnomaly:
             raise ValueError("this state is of an HTM with other options; reset the detector")
         self._score.restore(state["score"])
         self._test.restore(state["test"])
+        self._tail.restore(state["tail"])
         if self._range is not None:
             self._range.restore(state["range"])
 
@@ -270,6 +289,8 @@ class HtmSprt:
     def decide(self, raw: float | None, value: float) -> Finding:
         """Take one finite value whose raw anomaly score is `raw`; None: not known yet."""
         test = self._test
+        if self._level.explains(value):
+            return self._rate(value)
         watched = test.watching
         anomaly, drift = (False, False) if raw is None else test.update(raw)
         level = self._level.update(value)
@@ -285,6 +306,12 @@ class HtmSprt:
             # Of the two, whichever stands nearer to its threshold.
             evidence = max(evidence, level.statistic / level.threshold * test.threshold)
         return Finding(False, min(evidence, math.nextafter(test.threshold, 0.0)), test.threshold, None)
+
+    def _rate(self, value: float) -> Finding:
+        """Of a value in a stream of two kinds, which alarms by their rate alone."""
+        found = self._level.update(value)
+        self.decision = "drift" if found is not None and found.alarm else None
+        return found or Finding(False, 0.0, self._test.threshold, None)
 
     def _evidence(self) -> float:
         return self._test.evidence if self._test.watching else 0.0
@@ -307,6 +334,11 @@ class HtmSprt:
         self._test.restore(state["test"])
         self._level.restore(state["level"])
         self.decision = None
+
+
+def _share(evidence: float, threshold: float) -> float:
+    """From 0 to 1; 0.5 where evidence reaches its threshold."""
+    return evidence / (evidence + threshold)
 
 
 def _ratio(score: float, usual: Usual, shift: float) -> float:

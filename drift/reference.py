@@ -1,9 +1,10 @@
-"""Thresholds from a recording of what is normal: real signals are skewed, and each value resembles the last.
+"""Recordings of what is normal: real signals are skewed, and each value resembles the last.
 
 A model's signals move with the class that is seen: someone repeats an exercise for half a minute, and the level of
 entropy or distance stays where that exercise puts it. A threshold for independent Gaussian values then alarms at
 every change of class. The remedy is to replay the recording: many long streams are put together from random blocks
-of it (moving-block bootstrap, Kuensch 1989), and the threshold is read off the false alarms in them.
+of it (moving-block bootstrap, Kuensch 1989), and the threshold is read off the false alarms in them
+(trimtab.drift.replay, and trimtab.drift.windowed).
 
 A recording's order is often not the one that streams come in: source data are shuffled, or sorted. Where it is known
 which class each value belongs to, `in_runs` puts the values into the order to be expected of a stream.
@@ -12,22 +13,15 @@ which class each value belongs to, `in_runs` puts the values into the order to b
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-
-from trimtab.drift.run_length import LONGEST, threshold
-
-STREAMS = 256
-LENGTH = 2048
-"""Simulated values: STREAMS x LENGTH, about 80 ms a call of `thresholds`."""
 
 MARGIN = 2.0
 """Thresholds are set for so many times the run length asked, at most: see `margin`."""
 
 TAIL = 100
-"""Largest excursions from which rarer ones are extrapolated."""
+"""Largest heights from which rarer ones are extrapolated."""
 
 BLOCK = 48
 """Shortest block of the bootstrap: what happens once in a while, and lasts, is to be in one piece."""
@@ -74,16 +68,6 @@ def block_length(correlation: float) -> int:
     return max(BLOCK, 16 + math.ceil(2 * correlation))
 
 
-def smoothing(size: int, block: int, correlation: float) -> float:
-    """By how much to move blocks of a recording of `size` standardised values, as a deviation.
-
-    A recording holds few stretches as long as a block, so that a level a little beyond the highest seen is to be
-    expected: Silverman's bandwidth times the deviation of a block's mean (smoothed bootstrap, Silverman and Young
-    1987).
-    """
-    return 1.06 * math.sqrt(correlation / block) * float(max(size / block, 1.0) ** -0.2)
-
-
 def inflation(values: NDArray[np.float64]) -> float:
     """Variance inflation of a mean by autocorrelation: 1 + 2 sum rho_j; at least 1.
 
@@ -107,48 +91,33 @@ def resample(
     streams: int,
     length: int,
     rng: np.random.Generator,
-    spread: float = 0.0,
+    smoothing: bool = False,
 ) -> NDArray[np.float64]:
-    """`[streams, length]` of random blocks of `values [n]` (wrapped around), each moved by N(0, `spread`^2)."""
+    """`[streams, length]` of random blocks of `values [n]` (wrapped around), end to end.
+
+    `smoothing`: their levels are moved at random, and drawn together so that their deviation stays as it is. By how
+    much is Silverman's bandwidth.
+    """
     count = -(-length // block)
     start = rng.integers(0, values.size, (streams, count, 1))
     drawn = values[(start + np.arange(block)) % values.size]
-    if spread > 0:
-        drawn = drawn + spread * rng.standard_normal((streams, count, 1))
+    if smoothing:
+        width = 1.06 * max(values.size / block, 1.0) ** -0.2
+        shrunk = 1 / math.sqrt(1 + width * width)
+        level = drawn.mean(axis=2, keepdims=True)
+        moved = width * level.std() * rng.standard_normal(level.shape)
+        drawn += (shrunk - 1) * (level - level.mean()) + shrunk * moved
     return np.ascontiguousarray(drawn.reshape(streams, -1)[:, :length])
 
 
-def excursions(z: NDArray[np.float64], k: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """For each reference value `k [K]`, the heights of all excursions above 0 of S = max(0, S + z - k).
-
-    `z [streams, length]`. A detector that restarts at an alarm gives one false alarm an excursion that reaches its
-    threshold, so that these heights hold the false-alarm rate of every threshold at once.
-    """
-    allowance = k[:, None]
-    total = np.zeros((k.size, z.shape[0]))
-    peak = np.zeros_like(total)
-    heights: list[list[NDArray[np.float64]]] = [[] for _ in k]
-    for column in z.T:
-        total += column - allowance
-        over = (total <= 0) & (peak > 0)
-        if over.any():
-            for found, row, done in zip(heights, peak, over, strict=True):
-                found.append(row[done])
-            peak[over] = 0.0
-        np.maximum(total, 0.0, out=total)
-        np.maximum(peak, total, out=peak)
-    return [np.concatenate([*found, row[row > 0]]) for found, row in zip(heights, peak, strict=True)]
-
-
-def height(heights: NDArray[np.float64], values: int, every: float) -> float:
-    """The height that an excursion reaches once in `every` values, from `heights` seen in `values` values.
+def height(heights: NDArray[np.float64], expected: float) -> float:
+    """The height that `expected` of as many events as had `heights` reach.
 
     Within the sample it is a quantile. Beyond, the tail is taken as exponential, as it is for sums of bounded steps
     with a negative mean (Cramer and Lundberg; Asmussen 2003, chapter XIII, for Markov-modulated steps); its mean
     excess over the TAIL-th largest is the maximum-likelihood estimate.
     """
     ordered = np.sort(heights)[::-1]
-    expected = values / every
     if expected >= min(TAIL, ordered.size):
         return float(ordered[int(expected)]) if expected < ordered.size else 0.0
     top = min(TAIL, ordered.size - 1)
@@ -157,30 +126,3 @@ def height(heights: NDArray[np.float64], values: int, every: float) -> float:
     base = float(ordered[top])
     scale = float(ordered[:top].mean()) - base
     return base + scale * math.log(top / expected)
-
-
-def thresholds(
-    z: NDArray[np.float64],
-    k: NDArray[np.float64],
-    clip: NDArray[np.float64],
-    every: Sequence[float],
-    correlation: float,
-) -> NDArray[np.float64]:
-    """Thresholds `[K, 2]` (upwards, downwards) at which each CUSUM alarms once in its `every [K]` values like `z [n]`.
-
-    `k [K]`: reference values; `clip [K]`: bounds of |z|; `correlation`: the `inflation` of z.
-
-    None is under the one for independent Gaussian values: the tail of a short recording ends too soon, and its mean is
-    known to be 0.
-    """
-    block = block_length(correlation)
-    spread = smoothing(z.size, block, correlation)
-    streams = resample(z, block, STREAMS, LENGTH, np.random.default_rng(0), spread)
-    result = np.empty((k.size, 2))
-    for row, (allowance, bound, apart) in enumerate(zip(k, clip, every, strict=True)):
-        for side, sign in enumerate((1.0, -1.0)):
-            (found,) = excursions(np.clip(sign * streams, -bound, bound), np.array([allowance]))
-            rare = margin(z.size, apart) * apart
-            least = threshold(float(allowance), min(rare, LONGEST), float(bound))
-            result[row, side] = max(height(found, streams.size, rare), least)
-    return result

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.drift import charts
 from trimtab.drift.mixture import Mixture
 from trimtab.drift.run_length import overshoot
 from trimtab.drift.standardised import Standardised
@@ -38,6 +39,13 @@ class Chart:
 
     def step(self, z: float) -> float:
         return self._mixture.take([d * z - half for d, half in self._parts])
+
+
+def side_by_side(streams: int, shifts: tuple[float, ...]) -> charts.Mixture:
+    """`Chart` for many streams."""
+    signed = np.array([sign * d for d in shifts for sign in (1.0, -1.0)])[:, None]
+    half = 0.5 * signed**2
+    return charts.Mixture(streams, signed.size, lambda z: signed * z - half)
 
 
 def shiryaev_roberts(
@@ -60,6 +68,7 @@ def shiryaev_roberts(
     return Standardised(
         "shiryaev_roberts",
         Chart,
+        side_by_side,
         (sizes,),
         theory,
         every=every,

@@ -9,7 +9,7 @@ the onset, S is the evidence in nats.
 N(0, 1) under no change: trimtab.drift.baseline, for this and for what else is standardised.
 
 **Reference.** Given a recording of the normal signal, mean, deviation and autocorrelation are known beforehand, and
-thresholds come from a bootstrap of it (trimtab.drift.reference). n then counts independent values (count divided by
+thresholds come from a replay of it (trimtab.drift.replay). n then counts independent values (count divided by
 the recording's variance inflation r), and a second shift of 1.25 sqrt(r) sigmas, at most 6, is watched for: where a
 change of class moves the level by a sigma for half a minute, one sigma is no drift, and what is beyond the usual
 levels should count at once. The stream's own values go on to move the baseline, and to raise thresholds where they
@@ -29,12 +29,18 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift import reference as recording
+from trimtab.drift import replay
 from trimtab.drift.baseline import Baseline
-from trimtab.drift.detector import Finding, State, Stretch
-from trimtab.drift.run_length import threshold
+from trimtab.drift.charts import Cusums
+from trimtab.drift.detector import Detector, Finding, State, Stretch
+from trimtab.drift.run_length import LONGEST, threshold
+
+Array = NDArray[np.float64]
 
 LARGEST_SHIFT = 6.0
+
+LEAST = 1e-9
+"""The least height."""
 
 
 class Sprt:
@@ -49,6 +55,8 @@ class Sprt:
     """
 
     name = "sprt"
+    height, bound, spread = 1.0, math.inf, False
+    """Of its charts side by side: what they are alarmed at, where z is clipped besides, whether deviations count."""
 
     def __init__(
         self,
@@ -61,17 +69,17 @@ class Sprt:
     ) -> None:
         if shifts is not None and not (shifts and all(0 < d <= LARGEST_SHIFT for d in shifts)):
             raise ValueError(f"shifts must be sizes above 0 and at most {LARGEST_SHIFT:g} deviations, not {shifts}")
-        self._baseline = Baseline(warmup, memory, reference)
-        recorded, correlation = self._baseline.recorded, self._baseline.correlation
+        self.baseline = Baseline(warmup, memory, reference)
+        recorded, correlation = self.baseline.recorded, self.baseline.correlation
         if recorded is None:
             sizes = tuple(shifts or (1.0,))
-            heights = [[threshold(d / 2, e, bound(d))] * 2 for d, e in zip(sizes, shares(sizes, every), strict=True)]
+            heights = _theory(sizes, every)
         else:
             sizes = tuple(shifts or _ladder(correlation))
-            heights = _calibrated(recorded.tobytes(), sizes, every, correlation)
+            heights = _replayed(recorded.tobytes(), sizes, every, warmup, memory)
         # One chart a shift and direction: (place, sign, d, d / 2, bound of z, threshold of S).
         self._charts = [
-            (2 * i + side, sign, d, 0.5 * d, bound(d), max(d * heights[i][side], 1e-9))
+            (2 * i + side, sign, d, 0.5 * d, bound(d), float(heights[side, i]))
             for i, d in enumerate(sizes)
             for side, sign in enumerate((1.0, -1.0))
         ]
@@ -81,7 +89,7 @@ class Sprt:
 
     def reset(self) -> None:
         """Forget everything; with a reference, its baseline holds again."""
-        self._baseline.reset()
+        self.baseline.reset()
         self._clear()
 
     def _clear(self) -> None:
@@ -98,7 +106,7 @@ class Sprt:
         """Take values in order: a microsecond or two each."""
         shares: list[float] = []
         alarms: list[tuple[int, Finding]] = []
-        baseline, count = self._baseline, len(values)
+        baseline, count = self.baseline, len(values)
         begin = 0
         while begin < count:
             mark = baseline.mark()
@@ -118,7 +126,7 @@ class Sprt:
 
     def _test(self, z: list[float], shares: list[float]) -> bool:
         """Take z up to the first alarm, and append a share each to `shares`. Returns whether there was an alarm."""
-        excess, sums, lengths = self._baseline.excess, self._sums, self._lengths
+        excess, sums, lengths = self.baseline.excess, self._sums, self._lengths
         idle, resting = self._idle, self._resting
         best = 0.0
         for value in z:
@@ -154,7 +162,7 @@ class Sprt:
 
     def _standing(self, alarm: bool) -> Finding:
         """Of the chart that stands nearest to its threshold."""
-        excess, nearest, best = self._baseline.excess, 0, 0.0
+        excess, nearest, best = self.baseline.excess, 0, 0.0
         for i, _, _, _, _, height in self._charts:
             share = self._sums[i] / (height * excess)
             if share > best:
@@ -162,12 +170,24 @@ class Sprt:
         onset = self._lengths[nearest] - 1 if alarm else None
         return Finding(alarm, self._sums[nearest], self._charts[nearest][5] * excess, onset)
 
+    def side_by_side(self, detectors: Sequence[Detector]) -> Cusums:
+        """The charts of `detectors` for so many streams. Raises ValueError where one is of another kind."""
+        charts = [d._charts for d in detectors if isinstance(d, Sprt)]
+        if len(charts) < len(detectors):
+            raise ValueError("detectors side by side must be of one kind, with the same options")
+        # Recordings tell how many shifts there are: what a stream has less than others never alarms.
+        most = max(map(len, charts))
+        never = [(1.0, 1.0, math.inf)]
+        rows = np.array([[(d, b, h) for _, _, d, _, b, h in own] + never * (most - len(own)) for own in charts])
+        sizes, bounds, heights = rows.transpose(2, 1, 0)
+        return Cusums(sizes[::2].copy(), bounds[::2].copy(), np.stack([heights[::2], heights[1::2]]))
+
     def state(self) -> State:
         """All of the memory; calibration follows from the options and the reference, and is not in it."""
         return {
             "detector": self.name,
             "version": 2,
-            **self._baseline.state(),
+            **self.baseline.state(),
             "sums": list(self._sums),
             "lengths": list(self._lengths),
         }
@@ -176,7 +196,7 @@ class Sprt:
         """Continue exactly from `state`. Raises ValueError where it is of another detector, version or shifts."""
         if state.get("detector") != self.name or state.get("version") != 2 or len(state["sums"]) != len(self._charts):
             raise ValueError(f"this state is not of {self.name} with these options; reset the detector")
-        self._baseline.restore(state)
+        self.baseline.restore(state)
         self._sums = [float(v) for v in state["sums"]]
         self._lengths = [int(v) for v in state["lengths"]]
         self._resting = not any(self._sums)
@@ -198,10 +218,31 @@ def bound(d: float) -> float:
     return max(3.0, d + 2.0)
 
 
+def _theory(sizes: tuple[float, ...], every: float) -> Array:
+    """Heights `[2, shifts]`, up and down, in nats, for independent Gaussian values."""
+    found = [d * threshold(d / 2, min(e, LONGEST), bound(d)) for d, e in zip(sizes, shares(sizes, every), strict=True)]
+    return np.asarray(np.maximum([found, found], LEAST))
+
+
 @lru_cache(maxsize=64)
-def _calibrated(z: bytes, sizes: tuple[float, ...], every: float, correlation: float) -> list[list[float]]:
-    """`recording.thresholds`, remembered: the detectors of a thousand streams share one reference."""
+def _replayed(recorded: bytes, sizes: tuple[float, ...], every: float, warmup: int, memory: int) -> Array:
+    """The same, for values like those `recorded` (float64); remembered: a thousand streams share one reference."""
+    values = np.frombuffer(recorded)
+    apart = replay.rarer(values.size, every)
+    length = replay.duration(apart)
+    theory = _theory(sizes, apart)
+    charts = _side_by_side(sizes, theory, replay.STREAMS)
+    found = replay.highest(charts.parts, Baseline(warmup, memory, values), apart, length)
+    # Each chart by its share of the rate, and then all of them together: charts also alarm at the same time.
+    split = np.tile(shares(sizes, apart), 2)
+    factors = np.array([replay.threshold(f, length, e) for f, e in zip(found, split, strict=True)])
+    factors = np.maximum(factors, LEAST)
+    factors *= replay.threshold((found / factors[:, None]).max(axis=0), length, apart)
+    heights = theory * factors.reshape(theory.shape)
+    return np.asarray(np.maximum(heights, theory if replay.too_short(values.size, every) else LEAST))
+
+
+def _side_by_side(sizes: tuple[float, ...], heights: Array, streams: int) -> Cusums:
     shifts = np.array(sizes)
     bounds = np.array([bound(d) for d in sizes])
-    found = recording.thresholds(np.frombuffer(z), shifts / 2, bounds, shares(sizes, every), correlation)
-    return [[float(v) for v in row] for row in found]
+    return Cusums(*(np.repeat(v[..., None], streams, axis=-1) for v in (shifts, bounds, heights)))

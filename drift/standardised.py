@@ -6,16 +6,14 @@ one wild value says little (Huber 1965): at CLIP deviations, or further out wher
 which knows of no clip, would be wrong with it (`bound`).
 
 **Threshold.** The detector's own, from theory for independent Gaussian values; with a reference the one found by a
-replay of it, where that is higher: STREAMS streams of random blocks of the recording (trimtab.drift.reference) go
-through the chart, and a Gumbel distribution is fitted to their highest statistics M, P(M < h) = exp(-exp(-(h - a) /
-b)), by its moments. Where alarms are rare they are a Poisson process, P(M < h) = exp(-length / ARL), which gives h for
-the ARL asked.
+replay of it (trimtab.drift.replay). Theory's is the least where the detector guarantees its run length, and where the
+recording is too short to know better.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -23,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from trimtab.drift import replay
 from trimtab.drift.baseline import Baseline
-from trimtab.drift.detector import Finding, State
-from trimtab.drift.reference import block_length, margin, resample, smoothing
+from trimtab.drift.charts import Charts
+from trimtab.drift.detector import Detector, Finding, State
 
 CLIP = 4.0
 """The least number of deviations at which z is clipped."""
@@ -33,8 +32,8 @@ CLIP = 4.0
 RARER = 10.0
 """So many times rarer than alarms are the Gaussian values that are clipped: run lengths hold within a few per cent."""
 
-STREAMS, LENGTH = 64, 1024
-"""Streams that a reference is replayed in, and the most values of each: 0.3 s at 5 microseconds a value."""
+SLOW = 64
+"""Streams of a replay, of a quarter of the length, for charts that do not go side by side."""
 
 
 class Chart(Protocol):
@@ -62,8 +61,9 @@ class Chart(Protocol):
 class Standardised:
     """A chart on a self-starting baseline. See the module.
 
-    name: the detector's. make, options: `make(*options)` is the chart. theory: the threshold for independent Gaussian
-    values. every: run length, for replays. spread: the chart also looks at the deviation, of which a stream that has
+    name: the detector's. make, options: `make(*options)` is the chart. many: `many(S, *options)` is that of S streams;
+    None: there is none. theory: the threshold for independent Gaussian values; guaranteed: it is the least. every: run
+    length, for replays. spread: the chart also looks at the deviation, of which a stream that has
     been constant has told nothing yet: values like those before are then no evidence. weighed: where values hang
     together, z counts by the root of their variance inflation less, so that sums of it vary as those of independent
     values do; else thresholds are raised.
@@ -75,6 +75,7 @@ class Standardised:
         self,
         name: str,
         make: Callable[..., Chart],
+        many: Callable[..., Charts] | None,
         options: tuple[Any, ...],
         theory: Callable[[], float],
         *,
@@ -84,23 +85,25 @@ class Standardised:
         reference: NDArray[np.float64] | None,
         spread: bool = False,
         weighed: bool = False,
+        guaranteed: bool = False,
     ) -> None:
         self.name = name
         self._chart = make(*options)
-        self._spread = spread
+        self.spread = spread
+        self._many, self._options = many, options
         self._weighed = weighed
-        self._baseline = Baseline(warmup, memory, reference)
-        recorded = self._baseline.recorded
-        self._bound = bound(every)
-        self._height = theory()
-        if recorded is not None and self._height < math.inf:
-            found = replayed(make, options, recorded.tobytes(), self._baseline.correlation, every)
-            self._height = max(self._height, found)
+        self.baseline = Baseline(warmup, memory, reference)
+        recorded = self.baseline.recorded
+        self.bound = bound(every)
+        self.height = theory()
+        if recorded is not None and self.height < math.inf:
+            found = _replayed(make, many, options, recorded.tobytes(), warmup, memory, every)
+            self.height = max(self.height, found) if guaranteed or replay.too_short(recorded.size, every) else found
         self._statistic = 0.0
 
     def reset(self) -> None:
         """Forget everything; with a reference, its baseline holds again."""
-        self._baseline.reset()
+        self.baseline.reset()
         self._clear()
 
     def _clear(self) -> None:
@@ -109,15 +112,15 @@ class Standardised:
 
     def update(self, value: float) -> Finding:
         """Take one value."""
-        unknown = self._spread and self._baseline.flat
-        z = self._baseline.take(value)
+        unknown = self.spread and self.baseline.flat
+        z = self.baseline.take(value)
         if z is None or (unknown and -1 < z < 1):
-            return Finding(False, self._statistic, self._height * self._baseline.excess, None)
-        z = min(max(z, -self._bound), self._bound)
+            return Finding(False, self._statistic, self.height * self.baseline.excess, None)
+        z = min(max(z, -self.bound), self.bound)
         if self._weighed:
-            z /= math.sqrt(self._baseline.correlation * self._baseline.excess)
+            z /= math.sqrt(self.baseline.correlation * self.baseline.excess)
         statistic = self._chart.step(z)
-        height = self._height * self._baseline.excess
+        height = self.height * self.baseline.excess
         if statistic < height:
             self._statistic = statistic
             return Finding(False, statistic, height, None)
@@ -127,12 +130,18 @@ class Standardised:
 
     def relearn(self) -> None:
         """Begin anew as after an alarm: the baseline is learnt from what comes."""
-        self._baseline.relearn()
+        self.baseline.relearn()
         self._clear()
 
     def onset(self) -> int:
         """Values ago at which a change would have begun (0: the last one)."""
         return self._chart.onset()
+
+    def side_by_side(self, detectors: Sequence[Detector]) -> Charts | None:
+        """The chart of `detectors` for so many streams; None: there is none. Raises ValueError where they differ."""
+        if any((d.name, getattr(d, "_options", None)) != (self.name, self._options) for d in detectors):
+            raise ValueError("detectors side by side must be of one kind, with the same options")
+        return self._many(len(detectors), *self._options) if self._many else None
 
     def state(self) -> State:
         """All of the memory; calibration follows from the options and the reference, and is not in it."""
@@ -140,7 +149,7 @@ class Standardised:
             "detector": self.name,
             "version": 2,
             "statistic": self._statistic,
-            "baseline": self._baseline.state(),
+            "baseline": self.baseline.state(),
             "chart": self._chart.state(),
         }
 
@@ -149,7 +158,7 @@ class Standardised:
         if state.get("detector") != self.name or state.get("version") != 2:
             raise ValueError(f"this state is not of {self.name}; reset the detector")
         self._chart.restore(state["chart"])
-        self._baseline.restore(state["baseline"])
+        self.baseline.restore(state["baseline"])
         self._statistic = float(state["statistic"])
 
 
@@ -159,24 +168,28 @@ def bound(every: float) -> float:
 
 
 @lru_cache(maxsize=64)
-def replayed(make: Callable[..., Chart], options: tuple[Any, ...], z: bytes, correlation: float, every: float) -> float:
-    """The threshold at which a chart alarms once in `every` values like `z` (float64 as bytes), with a `margin`."""
-    recorded = np.frombuffer(z)
-    apart = margin(recorded.size, every) * every
-    length = int(min(max(2 * apart, 64), LENGTH))
-    block = block_length(correlation)
-    spread = smoothing(recorded.size, block, correlation)
-    streams = resample(recorded, block, STREAMS, length, np.random.default_rng(0), spread)
-    highest = []
-    chart = make(*options)
-    for stream in np.clip(streams, -bound(every), bound(every)).tolist():
-        chart.clear()
-        highest.append(max(map(chart.step, stream)))
-    return gumbel_height(np.array(highest), length, apart)
+def _replayed(
+    make: Callable[..., Chart],
+    many: Callable[..., Charts] | None,
+    options: tuple[Any, ...],
+    recorded: bytes,
+    warmup: int,
+    memory: int,
+    every: float,
+) -> float:
+    """The threshold at which a chart alarms once in `every` values like those `recorded` (float64)."""
+    values = np.frombuffer(recorded)
+    most = bound(every)
+    apart = replay.rarer(values.size, every)
+    baseline = Baseline(warmup, memory, values)
+    if many is None:
+        streams, length = SLOW, replay.duration(apart) // 4
+        charts = [make(*options) for _ in range(streams)]
 
-
-def gumbel_height(highest: NDArray[np.float64], length: int, every: float) -> float:
-    """The height that is reached once in `every` values, by the `highest [n]` of streams `length` values long."""
-    scale = float(highest.std(ddof=1)) * math.sqrt(6) / math.pi
-    centre = float(highest.mean()) - float(np.euler_gamma) * scale
-    return centre - scale * math.log(length / every)
+        def step(z: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.array([chart.step(v) for chart, v in zip(charts, z.tolist(), strict=True)])
+    else:
+        streams, length = replay.STREAMS, replay.duration(apart)
+        step = many(streams, *options).step
+    found = replay.highest(lambda z: step(np.clip(z, -most, most)), baseline, apart, length, streams)
+    return replay.threshold(found, length, apart)

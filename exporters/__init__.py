@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trimtab.exporters.assembly import Exported
+    from trimtab.exporters.aware_norm import instance_aware
     from trimtab.exporters.from_onnx import import_onnx
     from trimtab.exporters.from_torch import ExportSpec, export
     from trimtab.exporters.steps.export import MethodChoice
 
-__all__ = ["ExportSpec", "Exported", "MethodChoice", "export", "import_onnx"]
+__all__ = ["ExportSpec", "Exported", "MethodChoice", "export", "import_onnx", "instance_aware"]
 
 _HOMES = {
     "ExportSpec": "from_torch",
@@ -22,6 +23,7 @@ _HOMES = {
     "MethodChoice": "steps.export",
     "export": "from_torch",
     "import_onnx": "from_onnx",
+    "instance_aware": "aware_norm",
 }
 
 

@@ -111,7 +111,7 @@ def train(
             "labels: on parts of the recording that were held back, the columns' scores do not tell the labelled "
             "anomalies from normal records; label more of them, or watch other columns"
         )
-    limit = slope * height(highest, highest.size * hold, every) + offset
+    limit = slope * height(highest, highest.size * hold / every) + offset
     recipe = Recipe(tuple(columns), history, every, 1 / (1 + math.exp(-limit)), hold, dict(options))
     alarms = np.array(spaced(slope * odds + offset >= limit, hold), int)
     return Trained(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from trimtab.exporters.inputs import DEFAULT, Calibrations, PerInput, describe_i
 from trimtab.exporters.onnx_file import logits
 from trimtab.exporters.parity import TOLERANCE
 from trimtab.exporters.reference import Reference
-from trimtab.exporters.steps.export import MethodChoice, build_steps, check_task, settle
+from trimtab.exporters.steps.export import MethodChoice, Settled, build_steps, check_task, settle
 from trimtab.exporters.steps.source import Sample
 from trimtab.exporters.survey import Batch, survey
 from trimtab.exporters.trace import prepare, to_tensor, trace
@@ -43,6 +44,7 @@ class ExportSpec:
     frozen: Sequence[str] = ()
     tolerance: float = TOLERANCE
     methods: Sequence[str | MethodChoice] = ()
+    snapshots: Sequence[Mapping[str, Tensor]] = ()
 
     def export(self, out: str | Path) -> Exported:
         """Write the bundle into folder `out`."""
@@ -67,6 +69,7 @@ def export(
     frozen: Sequence[str] = (),
     tolerance: float = TOLERANCE,
     methods: Sequence[str | MethodChoice] = (),
+    snapshots: Sequence[Mapping[str, Tensor]] = (),
 ) -> Exported:
     """Export `model` as a bundle into folder `out`, after proof that its graphs compute what the model computes.
 
@@ -89,6 +92,8 @@ def export(
     - `methods`: methods of adaptation to be compiled into step graphs (see `trimtab.exporters.methods`), by name or
       as a `MethodChoice` with another optimiser or another choice of what may change. Most are for classification
       only.
+    - `snapshots`: the model's `state_dict()` at some points of the tail of its training, two or more: of them methods
+      that need the source's posterior (`petal`) make it.
     - `tolerance`: greatest accepted max |a - b| / max(1, max |b|) between a graph and the model.
 
     Raises ExportError, one sentence, where anything does not fit; nothing is written then.
@@ -97,6 +102,7 @@ def export(
         raise ExportError("give either classes (classification) or targets (regression)")
     settled = settle(methods)
     check_task(settled, "classification" if classes else "regression")
+    weights = _weights(model, snapshots, settled)
     copied, notes = prepare(model)
     by_name = isinstance(example_inputs, Mapping)
     examples = _named_examples(model, example_inputs)
@@ -122,7 +128,7 @@ def export(
         raise ExportError("the model ends in a Softmax; a bundle's outputs are logits: leave the Softmax out")
     task = check_names(marked, classes, targets, window)
     graphs = lower_all(marked)
-    sample = Sample(marked)
+    sample = Sample(marked, weights)
     surveyed = survey(graphs["observe"], marked, task, sample.passing(source_batches) if settled else source_batches)
     known = {**surveyed.source, **surveyed.examples}
     steps = build_steps(settled, copied, marked, found, by_name, tensors, known, sample, surveyed.samples, task)
@@ -140,6 +146,26 @@ def export(
         provenance={"from": "PyTorch module", "model": type(model).__name__, "head": found},
         steps=steps,
     )
+
+
+def _weights(
+    model: nn.Module, snapshots: Sequence[Mapping[str, Tensor]], settled: Sequence[Settled]
+) -> list[dict[str, Tensor]]:
+    """The parameters of each snapshot, by the dotted names that they have in what `prepare` makes of the model."""
+    if len(snapshots) == 1:
+        raise ExportError("snapshots: there is one, of which nothing can be told of a spread; give two or more")
+    if snapshots and not any("posterior" in s.found.needs for s in settled):
+        raise ExportError("snapshots: none of the methods makes use of them; leave them out, or add petal")
+    found: list[dict[str, Tensor]] = []
+    for number, snapshot in enumerate(snapshots):
+        then = copy.deepcopy(model)
+        try:
+            then.load_state_dict(snapshot)
+        except RuntimeError as error:
+            why = str(error).splitlines()[-1].strip()
+            raise ExportError(f"snapshots: number {number} is not one of the model: {why}") from error
+        found.append({**dict(prepare(then)[0].named_parameters())})
+    return found
 
 
 def _named_examples(model: nn.Module, example: Any) -> dict[str, Any]:

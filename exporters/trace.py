@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from trimtab.exporters.aware_norm import InstanceAwareNorm
 from trimtab.exporters.inner_norms import INNER, NORMS, PLAIN_FORWARDS, Rerouted, reroute
 from trimtab.exporters.marked import Array, Layer, Marked, Shape, place_of_samples
 from trimtab.runtime.bundle import Input
@@ -110,6 +111,8 @@ def prepare(model: nn.Module) -> tuple[nn.Module, list[str]]:
     others = sorted(str(k).removeprefix("torch.") for k in kinds - {torch.float32})
     notes = [f"the model's {', '.join(others)} values were converted to float32"] if others else []
     for name, module in list(copied.named_modules()):
+        if isinstance(module, InstanceAwareNorm):
+            module.fix()
         if isinstance(module, NORMS):
             _settle(module)
             if type(module).forward not in PLAIN_FORWARDS and reroute(module):

@@ -138,6 +138,8 @@ class MethodEntry(Strict):
     graph: str
     state: str
     """The file of its state before the first step."""
+    streams: str = ""
+    """The step graph of many streams at once: all but `hyper.*` have a first axis of streams. Empty: there is none."""
     optimiser: str = ""
     """Empty where there is no backward pass."""
     parameters: list[PartEntry]
@@ -434,6 +436,7 @@ class StepFiles:
 
     graph: bytes
     state: dict[str, NDArray[Any]]
+    streams: bytes = b""
 
 
 def write_bundle(
@@ -459,8 +462,11 @@ def write_bundle(
     np.savez_compressed(path / "source.npz", **source)  # type: ignore[arg-type]
     for entry, step in steps:
         (path / entry.graph).write_bytes(step.graph)
+        if entry.streams:
+            (path / entry.streams).write_bytes(step.streams)
         np.savez_compressed(path / entry.state, **step.state)  # type: ignore[arg-type]
-    written = [*names.values(), "source.npz", *(name for entry, _ in steps for name in (entry.graph, entry.state))]
+    made = [name for entry, _ in steps for name in (entry.graph, entry.state, entry.streams) if name]
+    written = [*names.values(), "source.npz", *made]
     files = {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in written}
     whole = {
         "schema_version": SCHEMA,

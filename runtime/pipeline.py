@@ -92,9 +92,11 @@ class StreamState:
         """The windower's state after the last block that is done with: what a restart continues from."""
 
 
-Result = tuple[Any, Any, dict[str, float] | None, NDArray[np.float32] | None]
+Kept = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+"""Outputs `[K]` of one sample, and where it was observed norm-input moments `[2, M]`."""
+Result = tuple[Any, Any, dict[str, float] | None, Kept | None]
 """Of one sample, as Python numbers: class and its probability, or values and whether they are finite; signals. And
-the outputs `[K]` as they are, where a step graph is to have them."""
+what a step graph's guard is to have."""
 
 Sighting = tuple[Alarm | None, float]
 """What a stream's detectors made of one window: an alarm, and how near they stand to one."""
@@ -172,7 +174,7 @@ class Pipeline:
             stream = self.stream(block.stream)
         samples = self._cut(stream, block)
         now = self.clock.now()
-        if stream.decided:
+        if samples and samples[0].sequence < stream.decided:
             samples = [s for s in samples if s.sequence >= stream.decided]
         pending = self._pending
         for sample in samples:
@@ -318,7 +320,8 @@ class Pipeline:
             if stepping is None:
                 raise RuntimeError(f"{sample.stream} has no step graph")
             self._holding[sample.stream] = stepping
-            if stepping.hold(Held(sample, result, None if result is None else result[3]), now):
+            static, moments = (None, None) if result is None or result[3] is None else result[3]
+            if stepping.hold(Held(sample, result, static, moments), now):
                 self._step_on(stepping, step, touched)
 
     def _go_through_held(self, step: Step, touched: dict[str, None], flush: bool) -> None:
@@ -345,8 +348,8 @@ class Pipeline:
                 places = []
             if places and stepping.guarded.trusted:
                 method = stepping.name
-                for i, (found, score, _, logits) in zip(places, self._read(Outputs(y, None, None), None), strict=True):
-                    results[i] = (found, score, watched[i], logits)
+                for i, (found, score, _, kept) in zip(places, self._read(Outputs(y, None, None), None), strict=True):
+                    results[i] = (found, score, watched[i], kept)
             step.events += stepping.report(adaptation.version, trusted)
         touched[stream.name] = None
         sightings = self._sightings(stream.monitor, results)
@@ -434,7 +437,9 @@ class Pipeline:
         """Outputs as plain Python numbers, one result a sample; signals where `inputs` were observed."""
         y = outputs.y
         rows: Sequence[dict[str, float] | None] = [None] * len(y)
-        kept: Sequence[NDArray[np.float32] | None] = list(y) if self.plan.always else [None] * len(y)
+        kept: Sequence[Kept | None] = [None] * len(y)
+        if self.plan.always:
+            kept = list(zip(y, [None] * len(y) if outputs.moments is None else outputs.moments, strict=True))
         with np.errstate(all="ignore"):
             taps = Taps(outputs, inputs or {})
             if inputs is not None:

@@ -29,6 +29,8 @@ class Held:
     result: Any
     static: NDArray[np.float32] | None
     """`[K]` as the source model has it; None where the window cannot go through a model."""
+    moments: NDArray[np.float32] | None
+    """`[2, M]` of norm inputs; None where the window was not observed."""
 
 
 class Stepping:
@@ -61,14 +63,16 @@ class Stepping:
         Returns `y [n, K]`, as is to be decided, and the places of those windows among `held`. Raises InferenceError
         where ONNX Runtime cannot; the state is then as it was.
         """
-        places = [i for i, h in enumerate(self.held) if h.static is not None]
-        static = [h.static for h in self.held if h.static is not None]
-        if not places:
+        able = [(i, h, h.static) for i, h in enumerate(self.held) if h.static is not None]
+        if not able:
             return np.zeros((0, 0), np.float32), []
-        inputs = {name: np.stack([self.held[i].sample.inputs[k] for i in places]) for k, name in enumerate(names)}
+        places = [i for i, _, _ in able]
+        inputs = {name: np.stack([h.sample.inputs[k] for _, h, _ in able]) for k, name in enumerate(names)}
         self._packed = None
         try:
-            return self.guarded.step(inputs, np.stack(static)), places
+            return self.guarded.step(
+                inputs, np.stack([y for _, _, y in able]), _moments([h for _, h, _ in able])
+            ), places
         except library_errors() as error:
             raise InferenceError(f"{self.name}: {one_line(error)}") from error
 
@@ -90,7 +94,7 @@ class Stepping:
             entry: dict[str, Any] = {"method": self.name, "accepted": guarded.trusted}
             if found is not None:
                 entry["evidence"] = found.kind
-                for key in ("gain", "recent", "chance", "spread", "classes", "classes_static"):
+                for key in ("gain", "recent", "chance", "spread", "classes", "classes_static", "strange", "off"):
                     entry[key] = short(getattr(found, key))
             events.append(self._event(sample, version, guarded.trusted, [entry]))
         return events
@@ -125,6 +129,15 @@ class Stepping:
         if rolled_back:
             payload["rolled_back"] = True
         return Event(f"adaptation/{self.stream}", payload)
+
+
+def _moments(held: list[Held]) -> NDArray[np.float32] | None:
+    """`[n, 2, M]`, NaN for windows that were not observed; None where none was."""
+    known = next((h.moments for h in held if h.moments is not None), None)
+    if known is None:
+        return None
+    unknown = np.full_like(known, np.nan)
+    return np.stack([unknown if h.moments is None else h.moments for h in held])
 
 
 def _undone(name: str, undone: Undone) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from trimtab.runtime.blocks import Block, Label, Sample
@@ -38,6 +39,8 @@ class Windower:
         self.dropped = 0
         """Rows that a gap made useless."""
         self._buffer = np.empty((max(4 * window.rows, window.rows + 512), channels), np.float32)
+        # The window that begins at each row: [places, C, rows].
+        self._windows = sliding_window_view(self._buffer, window.rows, axis=0)
         self._start = 0
         self._end = 0
         self._skip = 0  # rows still to pass over, where the hop is longer than the window
@@ -52,9 +55,14 @@ class Windower:
         count = len(values)
         if count == 0:
             return []
-        self._drop_after_gap(block.time, count)
+        if self._time is not None and self.rate is not None:
+            self._drop_after_gap((block.time - self._time) * self.rate - count)
         samples: list[Sample] = []
         room = len(self._buffer) - self.rows
+        if count <= room:
+            self._push(values, block.time, block.labels, block.segment, samples)
+            self._time = block.time
+            return samples
         for begin in range(0, count, room):
             part = values[begin : begin + room]
             labels = block.labels[begin : begin + room] if block.labels is not None else None
@@ -95,10 +103,7 @@ class Windower:
         rows, hop = self.rows, self.hop
         if end - start >= rows:
             # One copy for all windows of the block: [windows, C, rows].
-            count = (end - start - rows) // hop + 1
-            step, cell = buffer.strides
-            views = np.ndarray((count, self.channels, rows), np.float32, buffer, start * step, (hop * step, cell, step))
-            for window in views.copy(order="C"):
+            for window in self._windows[start : end - rows + 1 : hop].copy():
                 stop = start + rows
                 after = end - stop
                 samples.append(
@@ -122,10 +127,8 @@ class Windower:
     def _any_bad(self, start: int, stop: int) -> bool:
         return not bool(np.isfinite(self._buffer[start:stop]).all())
 
-    def _drop_after_gap(self, time: float, count: int) -> None:
-        if self._time is None or self.rate is None:
-            return
-        missing = (time - self._time) * self.rate - count
+    def _drop_after_gap(self, missing: float) -> None:
+        """`missing`: rows for which the sender was silent."""
         if missing > self.rows:
             self.dropped += self._end - self._start
             self._start = self._end = self._skip = 0

@@ -76,4 +76,5 @@ COTTA = Method(
     changes="all",
     rates={"adam": 1e-3, "nesterov": 0.01, "sgd": 0.01},
     proof={"augmentations": 4},
+    alone="how many views are averaged depends on the stream",
 )

@@ -21,19 +21,20 @@ mu <- (1 - m) mu + m mu_batch, likewise the variance.
 
 Defaults, from the authors' code: Adam at 1e-4, k 4, momentum m 0.01. Where the paper is silent the code was taken:
 variances are unbiased (n - 1); the loss is the entropy -p log(p + 1e-6), averaged over classes as well as samples. The
-authors train the source model with instance-aware norms, too; here they replace the batch norms of a model that was
-trained with plain ones. Ours: a batch is predicted before any of its samples is added, with rounds of
-learning between them (theirs has one sample at a time: the same where no round ends within a batch).
+authors train the source model with instance-aware norms: give one that was (see `trimtab.exporters.instance_aware`). In
+a model that was trained with plain batch norms they take the place of those. Ours: a batch is predicted before any of
+its samples is added, with rounds of learning between them (theirs has one sample at a time: the same where no round
+ends within a batch).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from trimtab.exporters.aware_norm import shrunk
 from trimtab.exporters.steps import memory, running
 from trimtab.exporters.steps.chance import each
 from trimtab.exporters.steps.gradient import gradient
@@ -102,22 +103,9 @@ def _aware(model: Model, found: running.ByLayer, k: Tensor, learning: bool) -> S
             batch_mean, batch_var, _ = moments(x)
             count = x.numel() // x.shape[1]
             found[layer] = batch_mean, batch_var * count / (count - 1)
-        mean, var = found[layer]
-        size = math.prod(x.shape[2:])
-        if size == 1:
-            return mean, var
-        values = x.flatten(2)
-        own_mean = values.mean(2)
-        own_var = ((values - own_mean[:, :, None]) ** 2).sum(2) / (size - 1)
-        spread = var + eps[layer]
-        own_var = var + _shrunk(own_var - var, k * spread * math.sqrt(2.0 / (size - 1)))
-        return mean + _shrunk(own_mean - mean, k * torch.sqrt(spread / size)), torch.relu(own_var)
+        return shrunk(x, *found[layer], eps[layer], k)
 
     return by
-
-
-def _shrunk(x: Tensor, by: Tensor) -> Tensor:
-    return torch.relu(x - by) - torch.relu(-x - by)
 
 
 NOTE = Method(
@@ -131,4 +119,5 @@ NOTE = Method(
         "momentum": Hyper(0.01, 0.0, 1.0, "share of the memory's statistics in those of the norms"),
     },
     rates={"adam": 1e-4, "sgd": 1e-4},
+    alone="how often it learns depends on the stream",
 )

@@ -24,7 +24,8 @@ cross-entropy is that of their code for CIFAR; for ImageNet it has the symmetric
 Defaults, from the authors' configuration for CIFAR-10-C: Adam at 1e-3, p_th 0.92, 32 augmentations, w 1e-9, teacher
 0.999, quantile 0.03 (ImageNet-C: SGD with Nesterov momentum at 0.01, p_th 0.1, w 1e-11, 0.003).
 
-Ours: the posterior's snapshots are made at export, see `steps.posterior`; the augmentations are those of
+Ours: where no snapshots of the training are given to the export, those of the posterior are made there, see
+`steps.posterior`; the augmentations are those of
 `steps.augment`; and all weights change, where their code takes those named weight or bias.
 """
 
@@ -100,4 +101,5 @@ PETAL = Method(
     rates={"adam": 1e-3, "nesterov": 0.01, "sgd": 0.01},
     needs=("posterior",),
     proof={"augmentations": 4, "restore": 0.0},
+    alone="how many views are averaged depends on the stream",
 )

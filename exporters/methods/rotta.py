@@ -141,4 +141,5 @@ ROTTA = Method(
         "uncertainty": Hyper(1.0, 0.0, 100.0, "weight of a sample's entropy where one must leave the memory"),
     },
     rates={"adam": 1e-3, "sgd": 1e-3},
+    alone="how often it learns depends on the stream",
 )

@@ -7,11 +7,15 @@ With H the entropy, E0 = 0.4 ln C and theta the weights and biases of all norms 
 5).
 2. y' = model at theta'; the samples are filtered again, by H(y') < E0, among those kept before.
 3. theta moves with the gradient of the mean H(y') of those, taken at theta' (equation 4).
-4. e <- 0.9 e + 0.1 (the mean H(y') of step 3; the first one sets e); where e < 0.2, theta and the optimiser's memory
-   go back to the start, and e is forgotten (section 4.3).
+4. e <- 0.9 e + 0.1 (the mean H(y') of step 3; the first one sets e); where e < 0.2, theta goes back to the start
+   (section 4.3).
 
-`y` is the model at theta, before the update. Where no sample is left in step 1 or 2 the mean is over nothing: theta,
-the optimiser's memory and e stay.
+`y` is the model at theta, before the update.
+
+What the paper leaves open is done as in the authors' code. After a reset e stays as it is, so that theta is reset after
+every step until e is above 0.2 again; the optimiser's momentum stays, too (their optimiser for sharp minima restores
+its own state, not that of SGD within it). Where no sample is left in step 1 or 2 the gradient is zero: theta goes on by
+its momentum, and e stays.
 
 The authors leave the last block's norms as they are (layer4 of a ResNet-50, 10 of its 53 norms; of a ViT the last three
 blocks and the last norm); for any model we take the last fifth of its norms, rounded down. Defaults: SGD with
@@ -64,13 +68,12 @@ def step(model: Model, state: State, inputs: Inputs, hyper: Mapping[str, Tensor]
     some = again.sum() > 0
     moved = torch.where(state["begun"] > 0, SLOWNESS * state["loss"] + (1.0 - SLOWNESS) * value, value)
     new = {
-        **model.optimiser.update(state, g, hyper, some),
+        **model.optimiser.update(state, g, hyper),
         "loss": torch.where(some, moved, state["loss"]),
         "begun": torch.where(some, torch.ones(()), state["begun"]),
     }
     reset = (new["loss"] < hyper["reset"]) & (new["begun"] > 0)
-    start = init_state(model)
-    new = {name: torch.where(reset, start[name], new[name]) for name in state}
+    new["theta"] = torch.where(reset, model.theta, new["theta"])
     metrics = {"entropy": entropy(y).mean(), "kept": again.mean(), "reset": reset.to(y.dtype)}
     return new, y, metrics
 

@@ -18,12 +18,15 @@ from trimtab.exporters.marked import Marked
 from trimtab.exporters.steps.method import Hyper, Method, State
 from trimtab.exporters.steps.model import Model
 from trimtab.exporters.steps.optimisers import OPTIMISERS
-from trimtab.exporters.steps.tracing import SAMPLES, record
+from trimtab.exporters.steps.streams import over_streams
+from trimtab.exporters.steps.tracing import SAMPLES, Recorded, record
 from trimtab.exporters.steps.translation import TYPES, Translation, constants
 from trimtab.exporters.trace import OPSET
 from trimtab.runtime.errors import ExportError
 
 Array = NDArray[np.float32]
+Sizes = list[str | int | None]
+"""Of an ONNX value: numbers, or names of those that are free."""
 
 
 def run(method: Method, model: Model, marked: Marked, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -53,6 +56,8 @@ class Compiled:
     """A step graph, and what must be known to run it."""
 
     graph: bytes
+    streams: bytes
+    """The same step of many streams; empty where it was not asked for."""
     state: dict[str, NDArray[np.generic]]
     """Before the first step."""
     metrics: list[str]
@@ -68,45 +73,76 @@ def hyperparameters(method: Method, optimiser: str | None) -> dict[str, Hyper]:
 
 
 def compile_step(
-    method: Method, model: Model, marked: Marked, example: Mapping[str, Tensor], hyper: Mapping[str, Hyper]
+    method: Method,
+    model: Model,
+    marked: Marked,
+    example: Mapping[str, Tensor],
+    hyper: Mapping[str, Hyper],
+    streams: bool = False,
 ) -> Compiled:
     """The step graph: inputs `<input>` in sensor units, `state.*`, `hyper.*`; outputs `next.*`, `y`, `metric.*`.
 
     `next.theta` is `state.theta` after the step, and so on: ONNX allows no output of an input's name.
 
-    `example`: some samples of each input, for shapes. Raises ExportError, naming module and operator, where a part
-    cannot be differentiated or written in ONNX.
+    `example`: some samples of each input, for shapes. `streams`: another graph, too, in which all but the
+    hyperparameters have a first axis of streams. Raises ExportError, naming module and operator, where a part cannot be
+    differentiated or written in ONNX.
     """
     state = method.init_state(model)
     values: dict[str, Tensor] = {f"state.{name}": value for name, value in state.items()}
     values |= {f"hyper.{name}": torch.tensor(h.default) for name, h in hyper.items()}
     given = {name: x[torch.arange(SAMPLES) % len(x)].float() for name, x in example.items()}
+    every = {**given, **values, **model.constants}
 
     def step(named: dict[str, Tensor]) -> dict[str, Tensor]:
         return run(method, model.bound({n: named[n] for n in model.constants}), marked, named)
 
-    recorded = record(step, {**given, **values, **model.constants}, set(given), model.whole)
+    recorded = record(step, every, set(given), model.whole)
+    graph = _written(recorded, method.name, model, marked, given, values, [])
+    over = b""
+    if streams:
+        stacked = {*given, *(name for name in values if name.startswith("state."))}
+        recorded = over_streams(recorded, every, set(given), stacked)
+        over = _written(recorded, method.name, model, marked, given, values, ["S"])
+    metrics = [n.removeprefix("metric.") for n in recorded.outputs if n.startswith("metric.")]
+    return Compiled(graph, over, {n: v.detach().numpy() for n, v in state.items()}, metrics)
+
+
+def _written(
+    recorded: Recorded,
+    name: str,
+    model: Model,
+    marked: Marked,
+    given: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
+    lead: Sizes,
+) -> bytes:
+    """The ONNX file of what was recorded. `lead`: the names of the axes before those of one stream."""
     draft = Draft()
     known, names = constants(model.constants, {p.name for p in marked.layout()}, draft)
     ends = Translation(recorded, draft, known, names).run()
     nodes = ending(draft, dict(zip(recorded.outputs, ends, strict=True)))
+
+    def described(name: str) -> onnx.ValueInfoProto:
+        value = values.get(name.replace("next.", "state."))
+        own: Sizes
+        if name in given:
+            return helper.make_tensor_value_info(name, TYPES[given[name].dtype], [*lead, "N", *given[name].shape[1:]])
+        if value is None:
+            own = ["N", marked.outputs] if name == "y" else []
+            return helper.make_tensor_value_info(name, TYPES[torch.float32], [*lead, *own])
+        own = list(value.shape)
+        return helper.make_tensor_value_info(name, TYPES[value.dtype], own if name.startswith("hyper.") else lead + own)
+
     used = set().union(*map(reads, nodes))
     graph = helper.make_graph(
         nodes,
-        f"step.{method.name}",
-        [
-            helper.make_tensor_value_info(n, TYPES[v.dtype], ["N", *v.shape[1:]] if n in given else list(v.shape))
-            for n, v in (*given.items(), *values.items())
-        ],
-        [helper.make_tensor_value_info(f"next.{n}", TYPES[v.dtype], list(v.shape)) for n, v in state.items()]
-        + [
-            helper.make_tensor_value_info(n, TYPES[torch.float32], ["N", marked.outputs] if n == "y" else [])
-            for n in recorded.outputs
-            if not n.startswith("next.")
-        ],
+        f"step.{name}",
+        [described(n) for n in (*given, *values)],
+        [described(n) for n in recorded.outputs],
         [tensor for name, tensor in draft.initializers.items() if name in used],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
     onnx.checker.check_model(proto)
-    metrics = [n.removeprefix("metric.") for n in recorded.outputs if n.startswith("metric.")]
-    return Compiled(proto.SerializeToString(), {n: v.detach().numpy() for n, v in state.items()}, metrics)
+    data: bytes = proto.SerializeToString()
+    return data

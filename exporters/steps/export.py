@@ -45,6 +45,8 @@ class MethodChoice:
     add vectors to outputs: "norms", or modules by name."""
     optimiser: str = ""
     """"sgd", "nesterov", "adam" or, for weights, "muon"; by default the method's first."""
+    streams: bool = False
+    """Whether many streams can step in one call, too (`trimtab.adapters.load_streams`)."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Settled:
     name: str
     changes: str | Sequence[str]
     optimiser: str | None
+    streams: bool
 
 
 def settle(chosen: Sequence[str | MethodChoice]) -> list[Settled]:
@@ -83,7 +86,9 @@ def settle(chosen: Sequence[str | MethodChoice]) -> list[Settled]:
             raise ExportError(
                 f"methods: {name}: {found.name} learns no parameter; leave changes={choice.changes!r} out"
             )
-        settled.append(Settled(found, name, choice.changes or found.changes, optimiser))
+        if choice.streams and found.alone:
+            raise ExportError(f"methods: {name}: its streams cannot step in one call, since {found.alone}")
+        settled.append(Settled(found, name, choice.changes or found.changes, optimiser, choice.streams))
     return settled
 
 
@@ -128,7 +133,7 @@ def _build(
 ) -> Step:
     found, name = choice.found, choice.name
     hyper = hyperparameters(found, choice.optimiser)
-    compiled = compile_step(found, model, marked, example, hyper)
+    compiled = compile_step(found, model, marked, example, hyper, choice.streams)
     parity = prove(name, found, compiled, model, marked, hyper, samples)
     entry = MethodEntry(
         name=name,
@@ -137,12 +142,13 @@ def _build(
         paper=found.paper,
         graph=f"step.{name}.onnx",
         state=f"step.{name}.npz",
+        streams=f"step.{name}.streams.onnx" if choice.streams else "",
         optimiser=choice.optimiser or "",
         parameters=[PartEntry(name=p.name, shape=list(p.shape)) for p in model.parts],
         hyper={n: HyperEntry(default=h.default, low=h.low, high=h.high, meaning=h.meaning) for n, h in hyper.items()},
         metrics=compiled.metrics,
     )
-    return Step(entry, StepFiles(compiled.graph, compiled.state), parity)
+    return Step(entry, StepFiles(compiled.graph, compiled.state, compiled.streams), parity)
 
 
 def ready(
@@ -176,7 +182,7 @@ def prove(
     hyper: Mapping[str, Hyper],
     samples: Mapping[str, Array],
 ) -> list[Comparison]:
-    """Some steps of the graph against the same steps in PyTorch. Raises ExportError where they part.
+    """Some steps of each graph against the same steps in PyTorch. Raises ExportError where they part.
 
     Where the exact gradient is zero, Adam makes whole steps of rounding errors, which no two programs share. So where
     they part, the same steps in float64 are the judge: the graph may be twice as far from them as PyTorch's float32 is.
@@ -188,10 +194,21 @@ def prove(
         {n: v[(s + np.arange(b)) % len(v)] for n, v in samples.items()}
         for s, b in zip(starts[:-1], BATCHES, strict=True)
     ]
-    session_ = session(compiled.graph)
 
-    def in_graph(feed: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return outputs(session_, feed, f"step.{name}")
+    def in_graph(name: str, graph: bytes) -> Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]:
+        session_ = session(graph)
+        return lambda feed: outputs(session_, feed, name)
+
+    def in_streams(name: str, graph: bytes) -> Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]:
+        """As the second of two streams, of which the other gets other samples."""
+        both = in_graph(name, graph)
+
+        def step(feed: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            other = {n: v * np.float32(0.5) for n, v in feed.items() if n in samples}
+            pairs = {n: np.stack([other.get(n, v), v]) for n, v in feed.items() if n not in values}
+            return {n: v[1] for n, v in both({**pairs, **values}).items()}
+
+        return step
 
     def in_torch(dtype: torch.dtype) -> Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]:
         own = model.bound({n: v.to(dtype) if v.is_floating_point() else v for n, v in model.constants.items()})
@@ -212,26 +229,41 @@ def prove(
             state = {f"state.{n}": taken[-1][f"next.{n}"] for n in compiled.state}
         return taken
 
-    graph, eager = follow(in_graph), follow(in_torch(torch.float32))
-    compared = [
-        Comparison(f"step.{name}", "changed", "source", batch, what, apart(what, ours[key], theirs[key]))
-        for batch, ours, theirs in zip(BATCHES, graph, eager, strict=True)
-        for what, key in (("y", "y"), ("theta", "next.theta"))
-        if key in theirs
-    ]
-    if not all(c.difference <= TOLERANCE for c in compared):
-        for ours, theirs, truth in zip(graph, eager, follow(in_torch(torch.float64)), strict=True):
-            for what, key in (("y", "y"), ("theta", "next.theta")):
-                if key in truth and not (
-                    (error := apart(what, ours[key], truth[key]))
-                    <= max(TOLERANCE, 2.0 * apart(what, theirs[key], truth[key]))
-                    < float("inf")
-                ):
-                    raise ExportError(
-                        f"after some steps {what} of the step graph is wrong by {error:.2g} (accepted: {TOLERANCE:g}), "
-                        "more than in PyTorch; nothing was written"
-                    )
-    return compared
+    eager = follow(in_torch(torch.float32))
+    known = {f"step.{name}": follow(in_graph(f"step.{name}", compiled.graph))}
+    if compiled.streams:
+        known[f"step.{name}.streams"] = follow(in_streams(f"step.{name}.streams", compiled.streams))
+    every: list[Comparison] = []
+    for which, graph in known.items():
+        compared = [
+            Comparison(which, "changed", "source", batch, what, apart(what, ours[key], theirs[key]))
+            for batch, ours, theirs in zip(BATCHES, graph, eager, strict=True)
+            for what, key in (("y", "y"), ("theta", "next.theta"))
+            if key in theirs
+        ]
+        if not all(c.difference <= TOLERANCE for c in compared):
+            _judge(which, graph, eager, follow(in_torch(torch.float64)))
+        every += compared
+    return every
+
+
+Steps = Sequence[Mapping[str, NDArray[Any]]]
+"""The outputs of some steps, one after another."""
+
+
+def _judge(which: str, graph: Steps, eager: Steps, exact: Steps) -> None:
+    """Raises ExportError where the graph is further from what is exact than PyTorch lets expect."""
+    for ours, theirs, truth in zip(graph, eager, exact, strict=True):
+        for what, key in (("y", "y"), ("theta", "next.theta")):
+            if key in truth and not (
+                (error := apart(what, ours[key], truth[key]))
+                <= max(TOLERANCE, 2.0 * apart(what, theirs[key], truth[key]))
+                < float("inf")
+            ):
+                raise ExportError(
+                    f"after some steps {what} of {which} is wrong by {error:.2g} (accepted: {TOLERANCE:g}), "
+                    "more than in PyTorch; nothing was written"
+                )
 
 
 def apart(what: str, value: NDArray[Any], wanted: NDArray[Any]) -> float:

@@ -70,6 +70,8 @@ class Method:
     adds: bool = False
     """Whether `changes` says to which modules' outputs vectors are added (see `additive`), not what of the weights may
     change."""
+    alone: str = ""
+    """Why many streams cannot step in one call; "" where they can."""
     regression: bool = False
     """Whether it works without classes, too."""
 

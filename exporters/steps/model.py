@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from trimtab.exporters.aware_norm import InstanceAwareNorm, shrunk
 from trimtab.exporters.marked import Layer, Marked
 from trimtab.exporters.steps.channels import along
 from trimtab.exporters.steps.optimisers import STILL, Optimiser
-from trimtab.exporters.steps.primitives import batch_norm, scale_shift
+from trimtab.exporters.steps.primitives import batch_norm, moments, scale_shift
 from trimtab.exporters.trace import Whole
 from trimtab.runtime.errors import ExportError
 
@@ -32,6 +33,11 @@ Statistics = Callable[[str, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 def source_statistics(layer: str, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """For `statistics`: those of the source, as in plain inference."""
     return mean, var
+
+
+def _batch_statistics(layer: str, x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    found: tuple[Tensor, Tensor, Tensor] = moments(x)
+    return found[:2]
 
 
 @dataclass(frozen=True)
@@ -155,17 +161,23 @@ class _BatchNorm:
     layer: str
     module: Any
     taken: _Taken
+    k: float | None
+    """Where it is instance-aware (see `InstanceAwareNorm`)."""
 
     def __call__(self, x: Tensor) -> Tensor:
         module, statistics = self.module, self.taken.statistics
         weight = module.weight if module.weight is not None else torch.ones_like(module.running_mean)
         bias = module.bias if module.bias is not None else torch.zeros_like(module.running_mean)
-        if statistics is None:
+        plain = self.k is None or x.dim() == 2
+        if statistics is None and plain:
             y: Tensor = batch_norm(x, weight, bias, module.eps)[0]
             return y
-        if statistics is source_statistics:  # ONNX Runtime folds this into the convolution before it
+        if statistics is source_statistics and plain:  # ONNX Runtime folds this into the convolution before it
             return F.batch_norm(x, module.running_mean, module.running_var, weight, bias, False, 0.0, module.eps)
-        mean, var = statistics(self.layer, x, module.running_mean, module.running_var)
+        by = _batch_statistics if statistics is None else statistics
+        mean, var = by(self.layer, x, module.running_mean, module.running_var)
+        if self.k is not None and mean.dim() == 1:
+            mean, var = shrunk(x, mean, var, module.eps, self.k)
         scale = weight * torch.rsqrt(var + module.eps)
         shift = bias - mean * scale
         if mean.dim() == 2:
@@ -195,7 +207,11 @@ def build(model: nn.Module, marked: Marked, head: str, by_name: bool, task: str 
     for layer_ in marked.layers:
         if layer_.kind == "batch":
             module: Any = modules[layer_.name]
-            module.forward = _BatchNorm(layer_.name, module, taken)
+            around: Any = modules.get(layer_.name.rpartition(".")[0])
+            aware = isinstance(around, InstanceAwareNorm)
+            module.forward = _BatchNorm(layer_.name, module, taken, around.k if aware else None)
+            if aware:
+                around.forward = module.__call__
     if head:
         modules[head].register_forward_pre_hook(_features(taken, marked))
         modules[head].register_forward_hook(_classified(taken))

@@ -704,9 +704,11 @@ def _spread(value: Any, rank: int) -> list[int]:
 @lowers("trimtab.scale_shift.default")
 def _scale_shift(t: Translation, node: Node) -> Any:
     x, scale, shift = (t.name(a) for a in node.args)
-    channels = shape_of(node.args[1])[0]
-    zero = t.draft.constant(np.zeros(channels, np.float32))
-    rest = t.draft.constant(np.full(channels, 1.0 - EPSILON, np.float32))
+    [channels] = shape_of(node.args[1])
+    if isinstance(channels, int):
+        zero, rest = (t.draft.constant(np.full(channels, v, np.float32)) for v in (0.0, 1.0 - EPSILON))
+    else:
+        zero, rest = (t.emit("Expand", t.name(v), t.emit("Shape", scale)) for v in (0.0, 1.0 - EPSILON))
     return t.emit("BatchNormalization", x, scale, shift, zero, rest, epsilon=EPSILON)
 
 

@@ -3,12 +3,13 @@ over the data.
 
 Written in plain tensor arithmetic a batch norm with its gradient takes some twenty passes over each activation. As
 `scale_shift` (`x * scale + shift` per channel: ONNX's BatchNormalization with given statistics) it is one pass forward,
-and the gradient with respect to its input is `a * (grad - p * (x - mean)) + q`: two more of the same operator.
+and the gradient with respect to its input is `a * (grad - p * (x - mean)) + q`: two more such passes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
@@ -45,6 +46,15 @@ scale_shift.register_autograd(
 )
 
 
+LONG = 256
+"""Values of a channel of one sample. From here on arithmetic with one number a channel takes ONNX Runtime no longer
+than BatchNormalization, and runs on all threads, as that does not; below, its toll for each row of values is more."""
+
+
+def _long(x: Tensor) -> bool:
+    return prod(x.shape[2:]) >= LONG
+
+
 def moments_plain(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean `[C]` and population variance `[C]` of `x [N, C, ...]` over all axes but the channel's; and `x - mean`.
 
@@ -52,7 +62,7 @@ def moments_plain(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     axes = others(x.dim())
     mean = x.mean(axes)
-    centred = scale_shift(x, torch.ones_like(mean), -mean)
+    centred = x - along(mean, x.dim()) if _long(x) else scale_shift(x, torch.ones_like(mean), -mean)
     return mean, (centred * centred).mean(axes), centred
 
 
@@ -116,7 +126,8 @@ def _batch_norm_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | N
     dx = None
     if ctx.needs_input_grad[0]:
         zero = torch.zeros_like(var)
-        left = grad - scale_shift(centred, product / (steady * count), zero)
+        slope = product / (steady * count)
+        left = grad - (centred * along(slope, grad.dim()) if _long(centred) else scale_shift(centred, slope, zero))
         dx = _normalised(left, total / count, var, weight, zero, ctx.eps)
     return dx, product / torch.sqrt(steady), total, None
 

@@ -3,7 +3,7 @@ them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from trimtab.exporters.steps import consistency, contrast, label_shift, replay
 from trimtab.exporters.steps.gradient import gradient
 from trimtab.exporters.steps.method import Need
 from trimtab.exporters.steps.model import Labelled, Model, source_statistics
-from trimtab.exporters.steps.posterior import posterior
+from trimtab.exporters.steps.posterior import Weights, posterior
 from trimtab.exporters.steps.teacher import warmed_up
 from trimtab.exporters.survey import Batch, labels_of, named
 from trimtab.runtime.errors import ExportError
@@ -33,6 +33,8 @@ class Sample:
     """Passes source batches on and keeps their first samples."""
 
     marked: Marked
+    snapshots: Sequence[Weights] = ()
+    """Of the training's tail, where they were given."""
     kept: list[dict[str, Array]] = field(default_factory=list)
     labels: list[Any] = field(default_factory=list)
     """Of the batches in `kept`, as given: an array or None."""
@@ -122,7 +124,7 @@ def gather(
         elif need == "label_shift":
             found |= _below(need, label_shift.trained(model, survey))
         elif need == "posterior":
-            found |= _below(need, posterior(model, batches))
+            found |= _below(need, posterior(model, batches, sample.snapshots))
         elif need == "prototypes":
             found |= _below(need, contrast.prototypes(model, batches))
         elif need == "warm_up":

@@ -25,6 +25,13 @@ from trimtab.runtime.errors import ExportError
 SAMPLES = 4
 """In the batch that is traced. Not 1: PyTorch takes a size of 1 for one that stays."""
 
+CHECKS = {
+    torch.ops.aten._assert_async.default,
+    torch.ops.aten._assert_async.msg,
+    torch.ops.aten._assert_scalar.default,
+    torch.ops.aten._assert_tensor_metadata.default,
+}
+"""Of values, as `one_hot` has one: they compute nothing."""
 Values = Mapping[str, Tensor]
 Traced = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """Values by name -> values by name."""
@@ -50,7 +57,7 @@ def record(step: Traced, values: Values, batched: set[str], root: nn.Module) -> 
     """
     names = list(values)
     fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    given = [_fake(fake, values[name], name in batched) for name in names]
+    given = [fake_of(fake, values[name], int(name in batched)) for name in names]
     outputs: list[str] = []
     places = _Places()
 
@@ -74,7 +81,7 @@ def record(step: Traced, values: Values, batched: set[str], root: nn.Module) -> 
         ):
             first = make_fx(flat)(*given)
             first.graph.eliminate_dead_code()
-            again = _Again(first, places.of_all(first.graph))
+            again = Again(first, places.of_all(first.graph))
             graph = make_fx(functionalize(again.run, remove="mutations"), decomposition_table=table())(*given)
     except ExportError:
         raise
@@ -86,6 +93,9 @@ def record(step: Traced, values: Values, batched: set[str], root: nn.Module) -> 
     for name, value in zip(names, given, strict=True):
         if name in batched and fixed(value.shape[0]):
             raise ExportError("the number of samples does not stay free: somewhere the model makes it a plain number")
+    for node in list(graph.graph.nodes):
+        if node.target in CHECKS:
+            graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
     nodes = list(graph.graph.nodes)
     modules = {n: again.found[n.name] for n in nodes if n.name in again.found}
@@ -107,7 +117,7 @@ def _body(node: fx.Node, bodies: list[Recording], root: nn.Module) -> Recorded:
     return record(recording, values, batched, root)
 
 
-class _Again(fx.Interpreter):
+class Again(fx.Interpreter):
     """Runs what was recorded, in which gradients are taken already, to be recorded without operators that change a
     value in place and with those that ATen decomposes decomposed. A new node belongs where the node that it comes
     from does."""
@@ -131,11 +141,12 @@ def fixed(size: int | torch.SymInt) -> bool:
     return not isinstance(size, torch.SymInt) or size.node.maybe_as_int() is not None
 
 
-def _fake(mode: FakeTensorMode, value: Tensor, batched: bool) -> Tensor:
+def fake_of(mode: FakeTensorMode, value: Tensor, free: int) -> Tensor:
+    """A stand-in of that shape, of which the first `free` sizes are free."""
     value = value.detach()  # one tensor that is there under two names would be traced as one input
-    if not batched:
+    if not free:
         return mode.from_tensor(value, static_shapes=True)
-    sizes = [DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (value.dim() - 1)
+    sizes = [DimDynamic.DYNAMIC] * free + [DimDynamic.STATIC] * (value.dim() - free)
     return mode.from_tensor(value, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))
 
 

@@ -11,6 +11,8 @@ import click
 from trimtab.runtime.bundle import load_bundle
 from trimtab.runtime.errors import ExportError
 
+MANY = "many in one call"
+
 
 @click.command()
 @click.argument("name", required=False)
@@ -36,6 +38,7 @@ def methods(name: str | None, bundle: Path | None, as_json: bool) -> None:
         click.echo(f"  paper    {entry['paper']}")
         click.echo(f"  changes  {entry['changes'] or 'no parameter'}")
         click.echo(f"  needs    {', '.join(entry['needs']) or 'nothing'} of the source")
+        click.echo(f"  streams  {entry['streams']}")
         if entry["optimisers"]:
             click.echo(f"  learns   by {', '.join(entry['optimisers'])}")
         for key, h in entry["hyper"].items():
@@ -60,6 +63,7 @@ def _all() -> dict[str, dict[str, Any]]:
             "paper": m.paper,
             "changes": m.changes,
             "needs": list(m.needs),
+            "streams": f"one at a time, since {m.alone}" if m.alone else MANY,
             "optimisers": {o: f"{rate:g}" for o, rate in m.learns_by.items()},
             "hyper": {k: vars(h) for k, h in hyperparameters(m, next(iter(m.rates), None)).items()},
         }
@@ -74,6 +78,7 @@ def _of_bundle(path: Path) -> dict[str, dict[str, Any]]:
             "paper": m.paper,
             "changes": ", ".join(p.name for p in m.parameters),
             "needs": [],
+            "streams": MANY if m.streams else "one at a time, as exported",
             "optimisers": [m.optimiser] if m.optimiser else [],
             "hyper": {k: h.model_dump() for k, h in m.hyper.items()},
         }

@@ -79,3 +79,28 @@ def test_the_hybrid_sees_a_shift_of_noise_and_calls_it_a_drift() -> None:
     assert 1200 <= i < 1240
     assert onset is not None
     assert abs(i - onset - 1200) <= 5
+
+
+def test_a_stream_of_two_kinds_is_tested_for_their_rate() -> None:
+    rng = np.random.default_rng(8)
+    values = np.where(rng.random(3000) < np.where(np.arange(3000) < 2500, 0.1, 0.4), 7.0, 3.0)
+    detector = LevelTest(every=5000, reference=None)
+    assert not detector.explains(7.0)
+    found = [detector.update(value) for value in values.tolist()]
+    assert detector.explains(7.0)
+    assert detector.explains(3.0)
+    assert not detector.explains(5.0)
+    alarms = [t for t, finding in enumerate(found) if finding is not None and finding.alarm]
+    assert 2500 <= alarms[0] < 2600
+    again = LevelTest(every=5000, reference=None)
+    again.restore(json.loads(json.dumps(detector.state())))
+    assert [again.update(v) for v in values.tolist()] == [detector.update(v) for v in values.tolist()]
+
+
+def test_a_third_kind_is_not_explained() -> None:
+    detector = LevelTest(every=5000, reference=None)
+    for value in [0.0, 1.0] * 10:
+        detector.update(value)
+    assert detector.explains(1.0)
+    detector.update(0.5)
+    assert not detector.explains(1.0)

@@ -196,7 +196,7 @@ def test_thresholds_rise_where_a_stream_hangs_together_more_than_its_recording()
 def test_a_drift_does_not_raise_its_own_threshold_first() -> None:
     rng = np.random.default_rng(1)
     delays = []
-    for _ in range(20):
+    for _ in range(9):
         detector = Sprt(every=20000, reference=rng.standard_normal(2000))
         for value in rng.standard_normal(500).tolist():
             detector.update(value)

@@ -158,6 +158,8 @@ def test_methods_are_compiled_and_listed(folder: Path) -> None:
     assert "norm.1.weight, norm.1.bias" in listed.output
     described = CliRunner().invoke(cli, ["methods", "eata", "--json"])
     assert json.loads(described.output)["eata"]["needs"] == ["fisher"]
+    alone = CliRunner().invoke(cli, ["methods", "note"]).output
+    assert "streams  one at a time, since how often it learns depends on the stream" in alone
     assert "choose one of tent" in CliRunner().invoke(cli, ["methods", "nope"]).output
 
 

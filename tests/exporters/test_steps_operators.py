@@ -12,9 +12,10 @@ from onnx import helper
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from trimtab.exporters.drafting import Draft
+from trimtab.exporters.drafting import Draft, ending
 from trimtab.exporters.steps import operators  # noqa: F401 - registers them
-from trimtab.exporters.steps.primitives import batch_norm, moments, scale_shift
+from trimtab.exporters.steps.losses import entropy
+from trimtab.exporters.steps.primitives import LONG, batch_norm, moments, scale_shift
 from trimtab.exporters.steps.tracing import record
 from trimtab.exporters.steps.translation import TYPES, Translation
 from trimtab.exporters.survey import session
@@ -53,8 +54,22 @@ class Tokens(nn.Module):
         return self.embedding((2.0 * x.abs()).clamp(max=4).to(torch.int64))
 
 
+class Expert(nn.Module):
+    """One of three linear layers for each sample, chosen by `one_hot`, which checks its argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.experts = nn.Linear(5, 3), nn.Parameter(torch.randn(3, 5, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = torch.softmax(self.router(x), 1)
+        chosen = nn.functional.one_hot(p.argmax(1), 3).to(x.dtype) * p
+        return torch.einsum("nd,edf,ne->nf", x, self.experts, chosen)
+
+
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "embedding": (Tokens(), (6,)),
+    "mixture of experts": (Expert(), (5,)),
     "conv1d": (nn.Conv1d(4, 6, 3, padding=1), (4, 11)),
     "conv1d strided with a rest": (nn.Conv1d(4, 6, 3, stride=4), (4, 13)),
     "conv1d dilated": (nn.Conv1d(4, 6, 3, dilation=3, padding=2), (4, 15)),
@@ -149,10 +164,11 @@ def test_layers_and_their_gradients(name: str) -> None:
         np.testing.assert_allclose(found[key], value.numpy(), rtol=1e-4, atol=2e-5, err_msg=key)
 
 
-def test_norm_primitives_are_a_batch_norm() -> None:
+@pytest.mark.parametrize("size", [5, LONG])
+def test_norm_primitives_are_a_batch_norm(size: int) -> None:
     torch.manual_seed(0)
-    x = torch.randn(6, 3, 5, dtype=torch.float64) * 2 + 3
-    weight, bias, g = torch.rand(3).double(), torch.rand(3).double(), torch.randn(6, 3, 5).double()
+    x = torch.randn(6, 3, size, dtype=torch.float64) * 2 + 3
+    weight, bias, g = torch.rand(3).double(), torch.rand(3).double(), torch.randn(6, 3, size).double()
 
     def from_moments(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         mean, var, _ = moments(x)
@@ -169,11 +185,12 @@ def test_norm_primitives_are_a_batch_norm() -> None:
             torch.testing.assert_close(found, value)
 
 
-def test_a_batch_norm_keeps_its_digits_far_from_zero() -> None:
+@pytest.mark.parametrize("size", [5, LONG])
+def test_a_batch_norm_keeps_its_digits_far_from_zero(size: int) -> None:
     """A mean of squares less the square of the mean would have none left of the variance."""
     torch.manual_seed(0)
-    values = {"x": torch.randn(8, 3, 5) + 5000.0, "weight": torch.rand(3), "bias": torch.rand(3)}
-    g = torch.randn(8, 3, 5)
+    values = {"x": torch.randn(8, 3, size) + 5000.0, "weight": torch.rand(3), "bias": torch.rand(3)}
+    g = torch.randn(8, 3, size)
 
     def step(values: dict[str, Tensor]) -> dict[str, Tensor]:
         with torch.enable_grad():
@@ -185,6 +202,25 @@ def test_a_batch_norm_keeps_its_digits_far_from_zero() -> None:
     found, wanted = through_onnx(step, values, nn.Identity(), 4), step({n: v[:4].double() for n, v in values.items()})
     for key, value in wanted.items():
         np.testing.assert_allclose(found[key], value.numpy(), rtol=1e-2, atol=1e-3, err_msg=key)
+
+
+def test_the_gradient_of_an_entropy_is_that_of_its_formula() -> None:
+    torch.manual_seed(0)
+    y = (torch.randn(5, 4, dtype=torch.float64) * 4).requires_grad_()
+    torch.testing.assert_close(entropy(y), -(y.softmax(1) * y.log_softmax(1)).sum(1))
+    assert torch.autograd.gradcheck(entropy, y)
+
+
+def test_what_no_output_needs_is_not_written() -> None:
+    draft = Draft()
+    one, two = draft.node("Neg", "x"), draft.node("Abs", "x")
+    draft.node("Exp", two)
+    nodes = ending(draft, {"first": one, "again": one, "given": "x"})
+    assert [(n.op_type, *n.input, *n.output) for n in nodes] == [
+        ("Neg", "x", "first"),
+        ("Identity", "first", "again"),
+        ("Identity", "x", "given"),
+    ]
 
 
 def test_an_expanded_value_is_broadcast_or_written_out() -> None:

@@ -128,7 +128,8 @@ def test_it_decides_as_the_guarded_method_does_on_the_same_batches(waves: Any, b
     assert here.decisions[-1].payload()["method"] == "tent"
     [taken] = here.told("adaptation/s")
     assert (taken["accepted"], taken["methods"], taken["from"], taken["to"]) == (True, ["tent"], 0, 0)
-    assert taken["trail"][0]["evidence"] == "sureness"
+    assert taken["trail"][0]["evidence"] == "prior"
+    assert taken["trail"][0]["strange"] > 0.5
     json.dumps(taken, allow_nan=False)
 
 

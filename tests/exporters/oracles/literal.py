@@ -93,7 +93,9 @@ class Eata:
 
 
 class Sar:
-    """Niu et al. 2023, equations 2 to 5 and the recovery of section 4.3, with torch's SGD."""
+    """Niu et al. 2023, equations 2 to 5 and the recovery of section 4.3, with torch's SGD.
+
+    As in the authors' code a reset brings back the parameters alone, and means over no sample have a zero gradient."""
 
     def __init__(self, model: nn.Module, frozen: int, lr: float, margin: float, rho: float, reset: float) -> None:
         self.model, parameters = adapting(model)
@@ -101,9 +103,6 @@ class Sar:
         self.lr, self.margin, self.rho, self.threshold = lr, margin, rho, reset
         self.start = [p.detach().clone() for p in self.parameters]
         self.resets = 0
-        self._begin()
-
-    def _begin(self) -> None:
         self.optimiser = torch.optim.SGD(self.parameters, lr=self.lr, momentum=0.9)
         self.mean: float | None = None
 
@@ -112,9 +111,7 @@ class Sar:
         limit = self.margin * math.log(y.shape[1])
         h = entropies(y)
         first = h < limit
-        if not first.any():
-            return y.detach()
-        grads = torch.autograd.grad(h[first].mean(), self.parameters)
+        grads = torch.autograd.grad(h[first].sum() / max(int(first.sum()), 1), self.parameters)
         norm = math.sqrt(sum(float((g**2).sum()) for g in grads)) + 1e-12
         before = [p.detach().clone() for p in self.parameters]
         with torch.no_grad():
@@ -122,22 +119,19 @@ class Sar:
                 p += self.rho * g / norm
         h = entropies(self.model(x))
         second = first & (h < limit)
-        loss = h[second].mean()
-        value = float(loss.detach())
-        if second.any():
-            self.optimiser.zero_grad()
-            loss.backward()
+        self.optimiser.zero_grad()
+        (h[second].sum() / max(int(second.sum()), 1)).backward()
         with torch.no_grad():
             for p, old in zip(self.parameters, before, strict=True):
                 p.copy_(old)
+        self.optimiser.step()
         if second.any():
-            self.optimiser.step()
+            value = float(h[second].mean().detach())
             self.mean = value if self.mean is None else 0.9 * self.mean + 0.1 * value
         if self.mean is not None and self.mean < self.threshold:
             with torch.no_grad():
                 for p, old in zip(self.parameters, self.start, strict=True):
                     p.copy_(old)
-            self._begin()
             self.resets += 1
         return y.detach()
 
