@@ -64,10 +64,8 @@ class Chart:
 
     def gains(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
         """Of many streams `[S]`: logarithms of the e-values `[stakes, S]`."""
-        stakes = np.array(self._stakes)[:, None]
-        return (
-            np.log1p(stakes * np.clip(z, -CLIP, CLIP)) if self._bounded else stakes * z - np.array(self._costs)[:, None]
-        )
+        stakes, costs = np.array(self._stakes)[:, None], np.array(self._costs)[:, None]
+        return np.asarray(np.log1p(stakes * np.clip(z, -CLIP, CLIP)) if self._bounded else stakes * z - costs)
 
 
 def _signed(stakes: Sequence[float]) -> list[float]:
