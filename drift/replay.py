@@ -12,6 +12,8 @@ section 8.2.3): what is linear is not cut at the joints, and what is not (levels
 Quantiles are then mapped to those of the recording (Theiler et al. 1992), so that what is bounded there stays so. A
 recording also holds few stretches as long as a block, so that a level a little beyond the highest seen is to be
 expected: the blocks' levels are smoothed, and shrunk by as much, which keeps their variance (Silverman and Young 1987).
+They are not shrunk where a recording is too short for the run length asked (`too_short`): it is then often of few
+people, or of one day, and levels of others lie further out.
 
 **How sure that is.** Of n / `every` alarms that a recording of n values holds, the number is uncertain by its root, and
 so is the logarithm of a run length by sqrt(every / n) at most. The mean rate of many such thresholds is then larger
@@ -86,7 +88,8 @@ def highest(
     rng = np.random.default_rng(0)
     mean, deviation = baseline.known
     block, warmup = block_length(baseline.correlation), baseline.warmup
-    values = mean + deviation * replayed(baseline.recorded, block, streams, warmup + length, rng)
+    wider = too_short(baseline.recorded.size, every)
+    values = mean + deviation * replayed(baseline.recorded, block, streams, warmup + length, rng, wider)
     baselines = Baselines([baseline] * streams)
     older = max((every - length) / 2, 0.0)
     if older > 0:
@@ -113,14 +116,17 @@ def threshold(found: Array, length: int, every: float) -> float:
     return reached * (1 + 1e-9) if np.count_nonzero(found >= reached) > expected + 1 else reached
 
 
-def replayed(values: Array, block: int, streams: int, length: int, rng: np.random.Generator) -> Array:
-    """`[length, streams]` of values like `values [n]`, from blocks of so many; see the module."""
+def replayed(
+    values: Array, block: int, streams: int, length: int, rng: np.random.Generator, wider: bool = False
+) -> Array:
+    """`[length, streams]` of values like `values [n]`, from blocks of so many, whose levels may be `wider` than those
+    recorded; see the module."""
     mean = float(values.mean())
     weights = autoregression(values - mean, block)
     filtered = np.concatenate(([1.0], -weights))
     residuals = lfilter(filtered, [1.0], values - mean)[weights.size :]
     residuals -= residuals.mean()
-    drawn = resample(residuals, block, streams, length, rng, smoothing=True)
+    drawn = resample(residuals, block, streams, length, rng, smoothing=True, wider=wider)
     if weights.size:
         # Each stream goes on from some place in the recording: one that swings for long takes long to begin.
         places = rng.integers(weights.size, values.size + 1, (streams, 1)) - np.arange(1, weights.size + 1)
