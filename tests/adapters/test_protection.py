@@ -254,6 +254,132 @@ def evidence_of(
     return evidence
 
 
+Counts = tuple[int, int, int]
+"""How often each class is predicted in each RUN of 32 samples."""
+ALIKE: Counts = (11, 11, 10)
+
+
+class Decided:
+    """What the guard makes of the model as exported (feature_shift of strength 0) beside outputs made up, on samples
+    of which some look strange. Every run has the same counts, so that all shares are exact and nothing is by chance."""
+
+    def __init__(self, waves: Any) -> None:
+        self.guarded = opened(waves, "feature_shift", strength=0.0)
+        x = waves.windows(np.arange(1200) % 3, 3)
+        predicted = self.guarded.adapter.another().step(x).argmax(axis=1)
+        self._of_class = [x[predicted == k] for k in range(3)]
+        self._rng = np.random.default_rng(0)
+
+    def see(self, method: Counts, static: Counts, strange: NDArray[np.bool_] | bool, runs: int = 16) -> None:
+        """So many runs of samples of which each model predicts each class so often, in any order."""
+        home = self.guarded.adapter.home
+        assert home is not None
+        moments = np.repeat(home.centre.reshape(1, 2, -1), runs * RUN, axis=0)
+        moments[:, 1] = np.exp(moments[:, 1])
+        moments[:, 0] += 100.0 * np.broadcast_to(strange, runs * RUN)[:, None]
+        theirs, ours = (
+            np.concatenate([self._rng.permutation(np.repeat(np.arange(3), counts)) for _ in range(runs)])
+            for counts in (method, static)
+        )
+        x = np.stack([self._of_class[k][self._rng.integers(len(self._of_class[k]))] for k in theirs])
+        for start in range(0, len(x), BATCH):
+            part = slice(start, start + BATCH)
+            self.guarded.step(x[part], logits(ours[part], 3.0, 3), moments[part].astype(np.float32))
+
+    def settle(self) -> None:
+        """Two times at home with the same shares: these are the stream's from now on."""
+        for strange in (False, True, False):
+            self.see(ALIKE, ALIKE, strange)
+
+
+def first(count: int) -> NDArray[np.bool_]:
+    return np.arange(16 * RUN) < count
+
+
+def some(count: int) -> NDArray[np.bool_]:
+    """So many of each run."""
+    return np.arange(16 * RUN) % RUN < count
+
+
+BY_PRIOR: list[tuple[str, Counts, Counts, NDArray[np.bool_] | bool, bool]] = [
+    ("28 of 32 are strange", ALIKE, (20, 6, 6), some(28), False),
+    ("30 of 32 are strange", ALIKE, (20, 6, 6), some(30), True),
+    ("shares off by 0.07", (13, 10, 9), (24, 4, 4), True, True),
+    ("shares off by 0.13", (15, 9, 8), (24, 4, 4), True, False),
+    ("nearer by 0.02", ALIKE, (12, 10, 10), True, False),
+    ("nearer by 0.08", ALIKE, (14, 9, 9), True, True),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "static", "strange", "trusted"), [c[1:] for c in BY_PRIOR], ids=[c[0] for c in BY_PRIOR]
+)
+def test_what_must_speak_for_a_method_where_the_sources_shares_are_gone_by(
+    waves: Any, method: Counts, static: Counts, strange: NDArray[np.bool_] | bool, trusted: bool
+) -> None:
+    decided = Decided(waves)
+    decided.see(method, static, strange)
+    assert decided.guarded.finding is not None
+    assert decided.guarded.finding.kind == "prior"
+    assert decided.guarded.trusted == trusted
+
+
+BY_SHARES: list[tuple[str, Counts, Counts, NDArray[np.bool_] | bool, bool]] = [
+    ("112 of 512 are strange", ALIKE, (24, 4, 4), first(112), False),
+    ("144 of 512 are strange", ALIKE, (24, 4, 4), first(144), True),
+    ("shares off by 0.19", (17, 8, 7), (32, 0, 0), True, True),
+    ("shares off by 0.22", (18, 7, 7), (32, 0, 0), True, False),
+    ("nearer by 0.03", ALIKE, (12, 11, 9), True, False),
+    ("nearer by 0.06", ALIKE, (13, 10, 9), True, True),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "static", "strange", "trusted"), [c[1:] for c in BY_SHARES], ids=[c[0] for c in BY_SHARES]
+)
+def test_what_must_speak_for_a_method_where_the_streams_shares_are_known(
+    waves: Any, method: Counts, static: Counts, strange: NDArray[np.bool_] | bool, trusted: bool
+) -> None:
+    decided = Decided(waves)
+    decided.settle()
+    decided.see(method, static, strange)
+    assert decided.guarded.finding is not None
+    assert decided.guarded.finding.kind == "shares"
+    assert decided.guarded.trusted == trusted
+
+
+FAULTS: list[tuple[Counts, str]] = [
+    ((16, 8, 8), ""),  # worse by 0.15
+    ((18, 7, 7), "worse"),  # by 0.21
+    ((26, 3, 3), "worse"),  # 1.9 classes
+    ((29, 3, 0), "it predicts 1.4 classes where the source model predicts 3.0"),
+]
+
+
+@pytest.mark.parametrize(("method", "reason"), FAULTS)
+def test_what_a_method_is_undone_for(waves: Any, method: Counts, reason: str) -> None:
+    decided = Decided(waves)
+    decided.see(method, ALIKE, True)
+    assert bool(decided.guarded.events) == bool(reason)
+    assert all(reason in event.reason for event in decided.guarded.events)
+    assert not decided.guarded.trusted
+
+
+def test_a_few_breaks_speak_for_a_method_in_a_stream_that_repeats_classes(waves: Any) -> None:
+    """The source model errs once in every other run of 32: about 0.03 more breaks."""
+    labels = repeated(1024)
+    guarded = opened(waves, "feature_shift", strength=0.0)
+    x = waves.windows(labels, 3, noise=0.2)
+    static = np.where(np.arange(1024) % (2 * RUN) == 7, (labels + 1) % 3, labels)
+    for start in range(0, 1024, BATCH):
+        part = slice(start, start + BATCH)
+        guarded.step(x[part], logits(static[part], 3.0, 3))
+    assert guarded.finding is not None
+    assert guarded.finding.kind == "persistence"
+    assert 0.01 < guarded.finding.gain < 0.05
+    assert guarded.trusted
+
+
 def test_evidence_keeps_the_newest_runs_however_they_come() -> None:
     rng = np.random.default_rng(0)
     y, static = (logits(rng.integers(0, 4, 1000), 3.0) for _ in range(2))
