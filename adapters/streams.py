@@ -41,10 +41,10 @@ class StreamsAdapter:
         threads: int = 0,
     ) -> None:
         """`described`: with the graph of many streams. `hyper`, `threads`, errors: as for `StepAdapter`."""
-        if count < 1:
-            raise ValueError(f"{described.name}: {count} streams; give at least 1")
+        if int(count) != count or count < 1:
+            raise ValueError(f"{described.name}: {count} streams; give a whole number, at least 1")
         self.name = described.name
-        self.count = count
+        self.count = int(count)
         """S"""
         self.parts = described.parts
         self.hyper = checked(described, hyper)
@@ -66,12 +66,15 @@ class StreamsAdapter:
 
         Returns `y [S, N, K]`. `active [S]`: which streams take part (all); the others keep their state, and get NaN.
         Samples with NaN or infinity are left out, and get NaN; where the new state of a stream is not finite it keeps
-        the old one. Raises ValueError on wrong shapes.
+        the old one. Raises ValueError on wrong shapes, and where `active` is
+        no mask.
         """
         given = checked_inputs(self._described, inputs, (self.count,))
         whole = finite_samples(given, 2)
         if active is not None:
-            active = np.asarray(active, np.bool_)
+            active = np.asarray(active)
+            if active.dtype != np.bool_:  # numbers of streams would be taken for a mask
+                raise ValueError(f"{self.name}: active is of {active.dtype}; give True or False for each stream")
             if active.shape != (self.count,):
                 raise ValueError(f"{self.name}: active has the shape {list(active.shape)}; give [{self.count}]")
             whole &= active[:, None]
@@ -99,9 +102,7 @@ class StreamsAdapter:
         finite = np.broadcast_to(finite, rows.shape)
         self.refused[rows] += ~finite
         for name, value in after.items():
-            moved = self._state[name].copy()
-            moved[rows[finite]] = value[finite]
-            self._state[name] = moved
+            self._state[name][rows[finite]] = value[finite]
 
     @property
     def theta(self) -> Array:
@@ -109,25 +110,33 @@ class StreamsAdapter:
         return np.array(self._state.get("theta", np.zeros((self.count, 0))), np.float32)
 
     def state(self, stream: int | None = None) -> State:
-        """A copy of all that the method remembers, `[S, ...]`; or of one stream, as `StepAdapter.state` gives it."""
-        return {n: (v if stream is None else v[stream]).copy() for n, v in self._state.items()}
+        """A copy of all that the method remembers, `[S, ...]`; or of one stream, as `StepAdapter.state` gives it.
+        Raises ValueError where there is no such stream."""
+        at = ... if stream is None else self._row(stream)
+        return {n: np.array(v[at]) for n, v in self._state.items()}
 
     def restore(self, state: Mapping[str, NDArray[Any]], stream: int | None = None) -> None:
         """Go on from a state that `state` gave, of all streams or of one. Raises ValueError where names, shapes or
-        types differ, or NaN is in it."""
+        types differ, NaN is in it, or there is no such stream."""
         if stream is None:
             self._state = checked_state(self._described, state, (self.count,))
             return
+        row = self._row(stream)
         for name, value in checked_state(self._described, state).items():
-            self._state[name] = self._state[name].copy()
-            self._state[name][stream] = value
+            self._state[name][row] = value
 
     def reset(self, stream: int | None = None) -> None:
-        """All streams, or one, back to the state before the first step."""
+        """All streams, or one, back to the state before the first step. Raises ValueError where there is no such
+        stream."""
         if stream is not None:
             self.restore(self._described.start, stream)
         else:
             self._state = {n: np.repeat(v[None], self.count, 0) for n, v in self._described.start.items()}
+
+    def _row(self, stream: int) -> int:
+        if not 0 <= stream < self.count:
+            raise ValueError(f"{self.name}: there is no stream {stream}; give one from 0 to {self.count - 1}")
+        return stream
 
 
 def load_streams(

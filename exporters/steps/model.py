@@ -98,7 +98,7 @@ class Model:
         values = {**self.constants, **self.pieces(theta)}
         self.taken.statistics, self.taken.features, self.taken.values = statistics, None, values
         named = {dotted: values[name] for dotted, name in self.keys.items()}
-        y = functional_call(self.whole, named, tuple(inputs[n] for n in self.whole.names), tie_weights=False)
+        y = functional_call(self.whole, named, tuple(inputs[n] for n in self.whole.names))
         features = self.taken.features
         return y + values["output.shift"], y if features is None else features
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Any:
             torch.manual_seed(0)
             rng = np.random.default_rng(0)
             source = [(rng.standard_normal((64, *SHAPE)).astype(np.float32), rng.integers(0, 4, 64)) for _ in range(2)]
-            every = [
-                MethodChoice(c, streams=True) if isinstance(c, str) else MethodChoice(**{**vars(c), "streams": True})
-                for c in choices
-            ]
+            every = [replace(MethodChoice(c) if isinstance(c, str) else c, streams=True) for c in choices]
             made[which] = tmp_path_factory.mktemp(which)
             export(
                 kind().eval(),
@@ -188,8 +186,15 @@ def test_what_cannot_be_used_is_said(bundles: Any, tmp_path: Path) -> None:
         many.step(batches(1)[0], np.ones(3, bool))
     with pytest.raises(ValueError, match=r"state theta is float32\[32\] and must be float32\[5, 32\]"):
         many.restore(many.state(0))
-    with pytest.raises(ValueError, match="0 streams; give at least 1"):
-        trimtab.adapters.load_streams(path, "tent", 0)
+    with pytest.raises(ValueError, match="active is of int64; give True or False for each stream"):
+        many.step(batches(1)[0], np.arange(S))  # type: ignore[arg-type]
+    for wrong in (-1, S):
+        for use in (many.state, many.reset, lambda stream: many.restore(many.state(0), stream)):
+            with pytest.raises(ValueError, match=f"there is no stream {wrong}; give one from 0 to 4"):
+                use(wrong)
+    for count in (0, 2.5):
+        with pytest.raises(ValueError, match=f"{count} streams; give a whole number, at least 1"):
+            trimtab.adapters.load_streams(path, "tent", count)  # type: ignore[arg-type]
 
 
 def refused(method: MethodChoice, out: Path, match: str) -> None:
