@@ -17,7 +17,8 @@ people, or of one day, and levels of others lie further out.
 
 **How sure that is.** Of n / `every` alarms that a recording of n values holds, the number is uncertain by its root, and
 so is the logarithm of a run length by sqrt(every / n) at most. The mean rate of many such thresholds is then larger
-than the rate at the middle one, by exp(every / 2n): they are set for so much rarer alarms (`rarer`).
+than the rate at the middle one, by exp(every / 2n): they are set for so much rarer alarms (`rarer`), but where the
+levels are wider for the same reason.
 """
 
 from __future__ import annotations
@@ -39,9 +40,6 @@ Array = NDArray[np.float64]
 STREAMS, LENGTH = 512, 4096
 """Streams, and the most values of each: about half a second."""
 
-MOST = 2.0
-"""Thresholds are set for so many times the run length asked, at most."""
-
 ORDERS = 40
 """The most values that an autoregression looks back."""
 
@@ -56,7 +54,7 @@ FORGOTTEN = 0.05
 
 def rarer(size: int, every: float) -> float:
     """The run length to set a threshold for by a recording of `size` values, where `every` is asked. See the module."""
-    return every * math.exp(min(0.5 * every / size, math.log(MOST)))
+    return every if too_short(size, every) else every * math.exp(0.5 * every / size)
 
 
 def too_short(size: int, every: float) -> bool:

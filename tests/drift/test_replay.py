@@ -13,7 +13,7 @@ from scipy.signal import lfilter
 from trimtab.drift.catalogue import build
 from trimtab.drift.detector_bank import DetectorBank
 from trimtab.drift.reference import block_length, inflation
-from trimtab.drift.replay import MOST, autoregression, rarer, replayed, share, threshold
+from trimtab.drift.replay import autoregression, rarer, replayed, share, threshold
 
 Array = NDArray[np.float64]
 Draw = Callable[[tuple[int, ...], np.random.Generator], Array]
@@ -57,9 +57,16 @@ def test_replays_hang_together_as_the_recording_does(phi: float) -> None:
         assert part.std() == pytest.approx(values.std(), rel=0.07)
 
 
-def test_a_short_recording_is_given_a_margin() -> None:
-    assert rarer(2000, 1e6) == MOST * 1e6
+def test_a_short_recording_is_given_wider_levels_and_a_long_one_a_margin() -> None:
+    """Silverman's bandwidth for 40 blocks of 50 is 0.51, and that of white noise's levels grows by root 1.26."""
+    assert rarer(2000, 1e6) == 1e6
     assert rarer(50_000, 1000) == pytest.approx(1010, abs=1)
+    values = np.random.default_rng(5).standard_normal(2000)
+    narrow, wide = (
+        replayed(values, 50, 400, 1000, np.random.default_rng(6), w).reshape(20, 50, 400).mean(axis=1).std()
+        for w in (False, True)
+    )
+    assert wide / narrow == pytest.approx(math.sqrt(1 + 0.51**2), rel=0.03)
 
 
 def test_where_many_are_equal_a_threshold_lies_beyond_them() -> None:
