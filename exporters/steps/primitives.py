@@ -111,7 +111,10 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tens
 
 def _normalised(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """`(x - mean) / sqrt(var + eps) * weight + bias` per channel, of given statistics: one node, which makes
-    its factors of the statistics itself."""
+    its factors of the statistics itself, or two passes on all threads where rows are long."""
+    if _long(x):
+        factor = weight / torch.sqrt(var + eps)
+        return x * along(factor, x.dim()) + along(bias - mean * factor, x.dim())
     return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
 
 
