@@ -103,5 +103,6 @@ def test_the_processor_has_a_name() -> None:
 def test_step_graphs_are_timed_too(waves: Any) -> None:
     report = examine(waves.path, patience=0.001)
     timed = [t.graph for t in report.timings if (t.threads, t.batch) == (1, 1)]
-    assert timed == ["serve", "observe", "banked", "step.tent", "step.tent+label_shift", "step.prior_correction"]
+    steps = ("tent", "tent+label_shift", "prior_correction", "feature_shift")
+    assert timed == ["serve", "observe", "banked", *(f"step.{name}" for name in steps)]
     assert any("step.prior_correction" in line for line in lines(report))
