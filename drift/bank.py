@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trimtab.drift.baseline import FLAT, HUGE, WINSOR
+from trimtab.drift.baseline import FLAT, HUGE, WINSOR, pulled_in
 from trimtab.drift.run_length import threshold
 from trimtab.drift.sprt import LARGEST_SHIFT, bound, shares
 
@@ -239,11 +239,7 @@ class Bank:
         ready = places[self._learnt[places] == self._warmup]
         if not ready.size:
             return
-        values = self._first[ready]
-        middle = np.median(values, axis=1, keepdims=True)
-        spread = WINSOR * 1.4826 * np.median(np.abs(values - middle), axis=1, keepdims=True)
-        spread[spread <= 0] = np.inf
-        values = np.clip(values, middle - spread, middle + spread)
+        values = pulled_in(self._first[ready])
         mean = values.mean(axis=1)
         self._mean[ready] = mean
         self._squares[ready] = ((values - mean[:, None]) ** 2).sum(axis=1)

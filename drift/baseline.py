@@ -263,6 +263,14 @@ class Baseline:
         self._measure(float(state["blocks"]), float(state["block_squares"]), float(state["excess"]))
 
 
+def pulled_in(first: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Warm-ups `[streams, values]` whose outliers, by the median of absolute deviations, are pulled in."""
+    middle = np.median(first, axis=1, keepdims=True)
+    spread = WINSOR * 1.4826 * np.median(np.abs(first - middle), axis=1, keepdims=True)
+    spread[spread <= 0] = np.inf
+    return np.clip(first, middle - spread, middle + spread)
+
+
 def winsorised(values: NDArray[np.float64]) -> tuple[float, float]:
     """Mean and deviation of `values [n]`, with outliers pulled in to WINSOR deviations as in `Baseline`."""
     mean, deviation = float(values.mean()), float(values.std())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.baseline import BLOCK, BLOCKS, CLIP, FLAT, HUGE, MOST_BLOCKS, WINSOR, Baseline
+from trimtab.drift.baseline import BLOCK, BLOCKS, CLIP, FLAT, HUGE, MOST_BLOCKS, WINSOR, Baseline, pulled_in
 
 Array = NDArray[np.float64]
 
@@ -148,11 +148,7 @@ class Baselines:
         ready = places[self._learnt[places] == self._warmup]
         if not ready.size:
             return
-        first = self._first[ready]
-        middle = np.median(first, axis=1, keepdims=True)
-        spread = WINSOR * 1.4826 * np.median(np.abs(first - middle), axis=1, keepdims=True)
-        spread[spread <= 0] = np.inf
-        first = np.clip(first, middle - spread, middle + spread)
+        first = pulled_in(self._first[ready])
         self._mean[ready] = first.mean(axis=1)
         self._mean_count[ready] = float(self._warmup)
         self._squares[ready] += first.var(axis=1) * self._warmup
