@@ -47,7 +47,7 @@ def convolution_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients with respect to `x [N, C, ...]`, `weight` and bias."""
     rank = x.dim() - 2
-    stride, padding, dilation = (_spread(v, rank) for v in (stride, padding, dilation))
+    stride, padding, dilation = (spread(v, rank) for v in (stride, padding, dilation))
     dx = dw = db = None
     if wanted[0]:
         if transposed:
@@ -128,8 +128,8 @@ def _avg_pool_backward(
     divisor_override: int | None,
 ) -> Tensor:
     """Each window gives every value in it the same share."""
-    kernel = _spread(kernel, rank)
-    stride, padding = _spread(stride or kernel, rank), _spread(padding, rank)
+    kernel = spread(kernel, rank)
+    stride, padding = spread(stride or kernel, rank), spread(padding, rank)
     size, out = list(x.shape[-rank:]), list(grad.shape[-rank:])
     shares = torch.ones([1] * rank, dtype=grad.dtype)
     for axis in range(rank):
@@ -259,7 +259,8 @@ def hardtanh_backward(grad: Tensor, x: Tensor, low: float, high: float) -> Tenso
     return grad * ((x > low) & (x < high)).to(grad.dtype)
 
 
-def _spread(value: Sequence[int], rank: int) -> list[int]:
+def spread(value: Sequence[int], rank: int) -> list[int]:
+    """One value for all axes, or one for each, as one for each."""
     return list(value) * rank if len(value) == 1 else list(value)
 
 
