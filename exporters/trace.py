@@ -105,7 +105,7 @@ def prepare(model: nn.Module) -> tuple[nn.Module, list[str]]:
             )
     kinds = {t.dtype for _, t in tensors if t.is_floating_point()}
     try:
-        copied = copy.deepcopy(model).to("cpu").float().eval()
+        copied = duplicate(model).to("cpu").float().eval()
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise ExportError(f"the model cannot be copied: {first_line(error)}") from error
     others = sorted(str(k).removeprefix("torch.") for k in kinds - {torch.float32})
@@ -119,6 +119,17 @@ def prepare(model: nn.Module) -> tuple[nn.Module, list[str]]:
                 notes.append(f"{name} ({type(module).__name__}) is a norm and more; the norm in it is {name}.{INNER}")
     copied.requires_grad_(False)
     return copied, notes
+
+
+def duplicate(model: nn.Module) -> nn.Module:
+    """A deep copy. What modules keep of a pass with gradients, as `torch.nn.utils.weight_norm` keeps the weight that it
+    computes, PyTorch cannot copy; it is copied without its gradient."""
+    known: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                known[id(value)] = value.detach().clone()
+    return copy.deepcopy(model, known)
 
 
 def _settle(module: nn.Module) -> None:

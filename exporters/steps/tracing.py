@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trimtab.exporters.steps.decompositions import table
 from trimtab.exporters.steps.loops import Recording, recorded_loops
-from trimtab.exporters.steps.resizing import Resizing
+from trimtab.exporters.steps.rewriting import Rewriting
 from trimtab.exporters.trace import first_line, quiet, slow_path
 from trimtab.runtime.errors import ExportError
 
@@ -77,7 +77,7 @@ def record(step: Traced, values: Values, batched: set[str], root: nn.Module) -> 
             sdpa_kernel(SDPBackend.MATH),  # and so does attention
             enable_python_dispatcher(),  # without it recurrent layers fix the number of samples
             recorded_loops() as bodies,
-            Resizing(),
+            Rewriting(),
         ):
             first = make_fx(flat)(*given)
             first.graph.eliminate_dead_code()

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from trimtab.exporters.steps.operators.unary import truncated
 from trimtab.exporters.steps.translation import (
     Node,
     Operator,
@@ -29,6 +30,10 @@ def _common(node: Node) -> torch.dtype:
     return torch.result_type(*given)
 
 
+OF_TRUTHS = {"Mul": "And", "Add": "Or", "Max": "Or", "Min": "And"}
+"""What ONNX has in place of arithmetic with truth values."""
+
+
 def _binary(op: str, common: bool = False) -> Operator:
     def write(t: Translation, node: Node) -> Any:
         dtype = _common(node) if common else dtype_of(node)
@@ -37,7 +42,7 @@ def _binary(op: str, common: bool = False) -> Operator:
         alpha = node.kwargs.get("alpha", 1)
         if alpha != 1:
             b = t.emit("Mul", b, t.name(alpha, dtype))
-        found = t.emit(op, a, b)
+        found = t.emit(OF_TRUTHS.get(op, op) if dtype is torch.bool else op, a, b)
         return Spread(found, wide or as_wide) if wide or as_wide else found
 
     return write
@@ -67,7 +72,6 @@ for _name, _op in {
     "logical_and": "And",
     "logical_or": "Or",
     "logical_xor": "Xor",
-    "remainder": "Mod",
 }.items():
     lowers(f"aten.{_name}.default", f"aten.{_name}.Tensor", f"aten.{_name}.Scalar")(_binary(_op))
 for _name, _op in {
@@ -111,10 +115,21 @@ def _divide_whole(t: Translation, node: Node) -> Any:
     dtype = dtype_of(node)
     a, b = (t.name(x, dtype) for x in node.args[:2])
     if dtype.is_floating_point:
-        return t.emit("Floor" if node.kwargs.get("rounding_mode", "floor") == "floor" else "Trunc", t.emit("Div", a, b))
+        ratio = t.emit("Div", a, b)
+        return t.emit("Floor", ratio) if node.kwargs.get("rounding_mode", "floor") == "floor" else truncated(t, ratio)
     if node.kwargs.get("rounding_mode", "floor") == "floor":
         a = t.emit("Sub", a, t.emit("Mod", a, b))
     return t.emit("Div", a, b)
+
+
+@lowers("aten.remainder.Scalar", "aten.remainder.Tensor", "aten.fmod.Scalar", "aten.fmod.Tensor")
+def _rest(t: Translation, node: Node) -> Any:
+    """Of a division: of the divisor's sign, or (fmod) of the dividend's."""
+    dtype, dividend = dtype_of(node), "fmod" in str(node.target)
+    a, b = (t.name(x, dtype) for x in node.args[:2])
+    if dividend or not dtype.is_floating_point:
+        return t.emit("Mod", a, b, fmod=int(dividend))
+    return t.emit("Sub", a, t.emit("Mul", t.emit("Floor", t.emit("Div", a, b)), b))
 
 
 @lowers("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor", "aten.pow.Scalar")

@@ -10,7 +10,13 @@ from trimtab.exporters.steps.operators.shapes import expanded
 from trimtab.exporters.steps.translation import Node, Translation, argument, dtype_of, lowers, shape_of
 
 
-@lowers("aten.full.default", "aten.zeros.default", "aten.ones.default", "aten.empty.memory_format")
+@lowers(
+    "aten.full.default",
+    "aten.zeros.default",
+    "aten.ones.default",
+    "aten.empty.memory_format",
+    "aten.empty_permuted.default",
+)
 def _full(t: Translation, node: Node) -> Any:
     value = argument(node, 1, "fill_value", 0) if ".full." in str(node.target) else int(".ones." in str(node.target))
     return t.emit("Expand", t.name(value, dtype_of(node)), t.shape(node.args[0]))

@@ -33,6 +33,8 @@ def _positive(t: Translation, node: Node) -> Any:
 def _source_batch_norm(t: Translation, node: Node) -> Any:
     """Of given statistics; those of a batch are taken apart before (see `primitives`)."""
     x, weight, bias, mean, var = node.args[:5]
+    weight = torch.ones(shape_of(mean)) if weight is None else weight
+    bias = torch.zeros(shape_of(mean)) if bias is None else bias
     if "legit" not in str(node.target) and node.args[5]:
         raise t.refusal("normalises by the batch in a way of its own")
     inputs = [t.name(v) for v in (x, weight, bias, mean, var)]

@@ -36,14 +36,14 @@ def _max_pool(t: Translation, node: Node) -> Any:
 def _avg_pool(t: Translation, node: Node) -> Any:
     kernel: Any = node.args[1]
     rank = len(kernel)
-    if argument(node, 6, "divisor_override") is not None:
-        raise t.refusal("has an average pooling with a divisor of its own")
-    return t.emit(
+    divisor = argument(node, 6, "divisor_override")
+    y = t.emit(
         "AveragePool",
         t.name(node.args[0]),
         kernel_shape=list(kernel),
         strides=spread(argument(node, 2, "stride") or kernel, rank),
         pads=spread(argument(node, 3, "padding", [0]), rank) * 2,
         ceil_mode=int(bool(argument(node, 4, "ceil_mode", False))),
-        count_include_pad=int(bool(argument(node, 5, "count_include_pad", True))),
+        count_include_pad=int(divisor is not None or bool(argument(node, 5, "count_include_pad", True))),
     )
+    return y if divisor is None else t.emit("Mul", y, t.name(prod(kernel) / divisor))

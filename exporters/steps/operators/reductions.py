@@ -16,6 +16,7 @@ from trimtab.exporters.steps.translation import (
     dtype_of,
     lowers,
     rank_of,
+    shape_of,
 )
 
 
@@ -57,7 +58,7 @@ def _any(t: Translation, node: Node) -> Any:
 def _argmax(t: Translation, node: Node) -> Any:
     op = "ArgMax" if "argmax" in str(node.target) else "ArgMin"
     axis = argument(node, 1, "dim")
-    x = t.name(node.args[0])
+    x = t.name(node.args[0], torch.int32 if dtype_of(node.args[0]) is torch.bool else None)
     if axis is None:
         x, axis = t.emit("Reshape", x, t.constant([-1])), 0
     return t.emit(op, x, axis=int(axis), keepdims=int(bool(argument(node, 2, "keepdim", False))))
@@ -65,11 +66,12 @@ def _argmax(t: Translation, node: Node) -> Any:
 
 @lowers("aten.max.dim", "aten.min.dim")
 def _max_dim(t: Translation, node: Node) -> Any:
-    largest = ".max." in str(node.target)
+    largest, truth = ".max." in str(node.target), dtype_of(node.args[0]) is torch.bool
     axis, keep = int(node.args[1]), int(bool(argument(node, 2, "keepdim", False)))
-    x = t.name(node.args[0])
+    x = t.name(node.args[0], torch.int32 if truth else None)
     values = t.emit("ReduceMax" if largest else "ReduceMin", x, t.constant([axis]), keepdims=keep)
-    return [values, t.emit("ArgMax" if largest else "ArgMin", x, axis=axis, keepdims=keep)]
+    places = t.emit("ArgMax" if largest else "ArgMin", x, axis=axis, keepdims=keep)
+    return [t.cast(values, torch.int32, torch.bool) if truth else values, places]
 
 
 @lowers("aten.topk.default")
@@ -87,6 +89,21 @@ def _sort(t: Translation, node: Node) -> Any:
     x = t.name(node.args[0])
     count = t.emit("Shape", x, start=axis, **({"end": axis + 1} if axis != -1 else {}))
     return t.emit("TopK", x, count, outputs=2, axis=axis, largest=int(bool(argument(node, 2, "descending", False))))
+
+
+@lowers("aten.kthvalue.default", "aten.median.dim")
+def _kth(t: Translation, node: Node) -> Any:
+    """Of the smallest values along an axis the last, and its place; the median is the lower one of two."""
+    median = "median" in str(node.target)
+    first = 1 if median else 2
+    axis, keep = int(argument(node, first, "dim", -1)), bool(argument(node, first + 1, "keepdim", False))
+    size = shape_of(node.args[0])[axis]
+    if not isinstance(size, int):
+        raise t.refusal("looks for a middle value over an axis whose size depends on the number of samples")
+    count = (size + 1) // 2 if median else int(node.args[1])
+    smallest = t.emit("TopK", t.name(node.args[0]), t.constant([count]), outputs=2, axis=axis, largest=0)
+    last = t.constant([count - 1] if keep else count - 1)
+    return [t.emit("Gather", part, last, axis=axis) for part in smallest]
 
 
 @lowers("aten.cumsum.default")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log
 from typing import Any
 
 import torch
@@ -23,8 +24,11 @@ def _unary(op: str) -> Operator:
 for _name, _op in {
     "abs": "Abs",
     "acos": "Acos",
+    "acosh": "Acosh",
     "asin": "Asin",
+    "asinh": "Asinh",
     "atan": "Atan",
+    "atanh": "Atanh",
     "ceil": "Ceil",
     "cos": "Cos",
     "cosh": "Cosh",
@@ -52,6 +56,27 @@ for _name, _op in {
 @lowers("aten.rsqrt.default")
 def _rsqrt(t: Translation, node: Node) -> Any:
     return t.emit("Reciprocal", t.emit("Sqrt", t.name(node.args[0])))
+
+
+@lowers("aten.log2.default", "aten.log10.default")
+def _log_of_base(t: Translation, node: Node) -> Any:
+    base = 2.0 if "log2" in str(node.target) else 10.0
+    return t.emit("Mul", t.emit("Log", t.name(node.args[0])), t.name(1.0 / log(base), dtype_of(node)))
+
+
+@lowers("aten.exp2.default")
+def _exp2(t: Translation, node: Node) -> Any:
+    return t.emit("Pow", t.name(2.0, dtype_of(node)), t.name(node.args[0]))
+
+
+@lowers("aten.trunc.default")
+def _trunc(t: Translation, node: Node) -> Any:
+    return truncated(t, t.name(node.args[0]))
+
+
+def truncated(t: Translation, x: str) -> Any:
+    """Towards zero."""
+    return t.emit("Mul", t.emit("Sign", x), t.emit("Floor", t.emit("Abs", x)))
 
 
 @lowers("aten.expm1.default")
