@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from trimtab.exporters.aware_norm import InstanceAwareNorm
-from trimtab.exporters.inner_norms import INNER, NORMS, PLAIN_FORWARDS, Rerouted, reroute
+from trimtab.exporters.inner_norms import INNER, NORMS, PLAIN_FORWARDS, Rerouted, loose, reroute
 from trimtab.exporters.marked import Array, Layer, Marked, Shape, place_of_samples
 from trimtab.runtime.bundle import Input
 from trimtab.runtime.errors import ExportError
@@ -249,6 +249,10 @@ def slow_path() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
+def _within(name: str, modules: Sequence[str]) -> bool:
+    return any(f"{name}.".startswith(f"{part}.") for part in modules)
+
+
 def find_norms(model: nn.Module, frozen: Sequence[str], notes: list[str]) -> dict[str, nn.Module]:
     """The norm modules that can be exposed, by name. Raises ExportError on one that has no evaluation mode."""
     names = dict(model.named_modules())
@@ -259,7 +263,7 @@ def find_norms(model: nn.Module, frozen: Sequence[str], notes: list[str]) -> dic
             )
     found: dict[str, nn.Module] = {}
     for name, module in names.items():
-        if not isinstance(module, NORMS) or any(f"{name}.".startswith(f"{part}.") for part in frozen):
+        if not isinstance(module, NORMS) or _within(name, frozen):
             continue
         if isinstance(vars(module).get("forward"), Rerouted):
             continue
@@ -383,6 +387,7 @@ def trace(
         features=features,
         outputs=seen.outputs,
         integers=frozenset(i.name for i, x in zip(inputs, example, strict=True) if not x.is_floating_point()),
+        loose=tuple(n for n, m in model.named_modules() if loose(m) and not _within(n, frozen)),
         features_axis=axis,
         notes=notes,
     )

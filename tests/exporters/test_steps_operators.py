@@ -110,6 +110,21 @@ def turned(x: Tensor) -> Tensor:
 
 
 FIRST, SECOND = torch.tensor([1, 0, 3]), torch.tensor([2, 2, 0])
+
+
+def filtered(x: Tensor) -> Tensor:
+    """Some frequencies weakened and turned, in place."""
+    z = torch.fft.rfft(x, norm="ortho")
+    z[..., 2:] *= 0.5
+    z = z * torch.polar(torch.ones(4), torch.arange(4.0)) + (0.3 - 0.2j) * z.conj()
+    return torch.fft.irfft(z, n=x.shape[-1])
+
+
+def spectrogram(x: Tensor) -> Tensor:
+    z = torch.stft(x.flatten(1), 8, 4, window=torch.hann_window(8, dtype=x.dtype), return_complex=True)
+    return z.abs()
+
+
 STATISTICS = torch.tensor([[1.0, 0.0, -1.0, 2.0], [0.5, 2.0, 1.0, 3.0]])
 FUNCTIONS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "padding at the edges": (
@@ -148,6 +163,7 @@ FUNCTIONS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
             lambda x: torch.zeros_like(x).index_add(1, FIRST, x[:, :3]),
             lambda x: x.index_copy(2, FIRST, x[:, :, :3] ** 2).index_fill(1, FIRST[:1], 0.3),
             lambda x: torch.diagonal(x, 1, 2, 3),
+            lambda x: torch.cat([torch.empty(0), x], -2),  # as caches of attention begin
             lambda x: torch.diag_embed(x[:, 0, 0]),
             merged,
             halved,
@@ -176,6 +192,19 @@ FUNCTIONS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
             F.rrelu,
         ),
         (6,),
+    ),
+    "complex values": (
+        Calls(
+            filtered,
+            spectrogram,
+            lambda x: torch.fft.fft2(x).angle() * 0.1,
+            lambda x: torch.fft.ifft(torch.complex(x, 0.5 * x).exp()).imag,
+            lambda x: torch.view_as_real(
+                torch.einsum("ncs,nds->ncd", *[torch.view_as_complex(x.unflatten(2, (3, 2)))] * 2)
+            ),
+            lambda x: (1.0 / torch.complex(x, torch.ones_like(x))).real,
+        ),
+        (4, 6),
     ),
     "bicubic": (nn.Upsample(scale_factor=1.6, mode="bicubic"), (2, 5, 6)),
     "bicubic by corners": (nn.Upsample((9, 4), mode="bicubic", align_corners=True), (2, 5, 6)),

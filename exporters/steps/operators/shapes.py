@@ -74,7 +74,7 @@ def _repeat(t: Translation, node: Node) -> Any:
 
 @lowers("aten.cat.default")
 def _cat(t: Translation, node: Node) -> Any:
-    pieces: Any = node.args[0]
+    pieces = [p for p in node.args[0] if shape_of(p) != [0] or shape_of(node) == [0]]  # ATen takes these for nothing
     return t.emit("Concat", *(t.name(p, dtype_of(node)) for p in pieces), axis=int(argument(node, 1, "dim", 0)))
 
 
