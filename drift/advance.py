@@ -181,3 +181,28 @@ def advance(
     calm = 1.0 if resting else 0.0
     level = (mean, mean_count, squares, var_count, block, left, blocks, block_squares, excess, learning, calm)
     return place + 1, level
+
+
+def together(values: Row, levels: Row, fixed: Row, shifts: Row, tests: Row, shares: Row, pressures: Row) -> bool:
+    """`advance` of several signals by as many values each, as machine code; `[S, N]` and so on.
+
+    Returns whether none had an alarm; else nothing is changed but shares and pressures. pressures `[N]`: the greatest
+    of the shares `[S, N]`.
+    """
+    after, sums = levels.copy(), tests.copy()
+    for s in range(len(values)):
+        row = levels[s]
+        level = (row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10])
+        known = (fixed[s, 0], fixed[s, 1], fixed[s, 2], fixed[s, 3])
+        _, told = advance(values[s], 0, level, known, shifts[s], sums[s], shares[s], shares[s])
+        for i in range(len(told)):
+            after[s, i] = told[i]
+        for place in range(len(pressures)):
+            share = shares[s, place]
+            if share >= 1.0:
+                return False
+            if s == 0 or share > pressures[place]:
+                pressures[place] = share
+    levels[:] = after
+    tests[:] = sums
+    return True
