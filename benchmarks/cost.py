@@ -96,8 +96,7 @@ def observed(session: Any, feed: dict[str, np.ndarray]) -> Outputs:
 
 def watched(signals: Signals, outputs: Outputs) -> list[Window]:
     """The signals of each window."""
-    with np.errstate(all="ignore"):
-        return signals(Taps(outputs, {}))
+    return signals(Taps(outputs, {}))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 WINSOR = 4.0
 """Deviations at which a value is pulled in before it joins the baseline."""
 
@@ -183,26 +185,32 @@ def advance(
     return place + 1, level
 
 
-def together(values: Row, levels: Row, fixed: Row, shifts: Row, tests: Row, shares: Row, pressures: Row) -> bool:
-    """`advance` of several signals by as many values each, as machine code; `[S, N]` and so on.
+def together(values: Row, levels: Row, fixed: Row, shifts: Row, tests: Row, told: Row) -> bool:
+    """`advance` of S signals by N values each, `values [N, S]`, as machine code; the rest has a row a signal.
 
-    Returns whether none had an alarm; else nothing is changed but shares and pressures. pressures `[N]`: the greatest
-    of the shares `[S, N]`.
+    told `[N + S]`: after each place the greatest of the signals' shares, and each signal's after the last. Returns
+    whether all values are finite and there is no alarm: else nothing but `told` is changed.
     """
     after, sums = levels.copy(), tests.copy()
-    for s in range(len(values)):
-        row = levels[s]
+    count, signals = values.shape
+    for s in range(signals):
+        row, column, shares = levels[s], np.empty(count), np.empty(count)
+        for place in range(count):
+            column[place] = values[place, s]
+            if not np.isfinite(column[place]):
+                return False
         level = (row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10])
         known = (fixed[s, 0], fixed[s, 1], fixed[s, 2], fixed[s, 3])
-        _, told = advance(values[s], 0, level, known, shifts[s], sums[s], shares[s], shares[s])
-        for i in range(len(told)):
-            after[s, i] = told[i]
-        for place in range(len(pressures)):
-            share = shares[s, place]
+        _, now = advance(column, 0, level, known, shifts[s], sums[s], shares, shares)
+        for i in range(len(now)):
+            after[s, i] = now[i]
+        for place in range(count):
+            share = shares[place]
             if share >= 1.0:
                 return False
-            if s == 0 or share > pressures[place]:
-                pressures[place] = share
+            if s == 0 or share > told[place]:
+                told[place] = share
+        told[count + s] = shares[count - 1]
     levels[:] = after
     tests[:] = sums
     return True

@@ -22,6 +22,7 @@ SIGNALS = ("divergence", "departure", "distance", "entropy")
 ROWS = 4
 """Rows of a whitening that are added at a time: what they are added to is then read and written once."""
 
+NOTHING = np.empty((0, 0), np.float32)
 Array = NDArray[np.float64]
 T = TypeVar("T")
 
@@ -61,11 +62,9 @@ class Measure:
         table: Array,
     ) -> None:
         """Fill the columns of `table [N, S]` from `moments [N, 2, M]`, `features [N, F]` and logits `y [N, K]`."""
-        nothing: NDArray[np.float32] = np.empty((0, 0), np.float32)
         self._run(
-            nothing[None] if moments is None else moments,
-            nothing if features is None else features,
-            y, self._channels, self._whiten, self._begins, self._spread, self._places, table,
+            NOTHING[None] if moments is None else moments, NOTHING if features is None else features, y,
+            self._channels, self._whiten, self._begins, self._spread, self._places, table,
         )  # fmt: skip
 
 

@@ -86,23 +86,18 @@ class Monitor:
         if not windows:
             return {}, []
         count = len(windows)
-        columns = list(zip(*windows, strict=True))
-        finite = [math.isfinite(sum(column)) for column in columns]
-        if self._together is not None and all(finite) and (taken := self._together.take(columns)) is not None:
-            shares, pressures = taken
-            self._shares = shares[:, -1].tolist()
+        raised: dict[int, Alarm] = {}
+        if self._together is not None and (told := self._together.take(windows)) is not None:
+            pressures, self._shares = told[:count], told[count:]
             self._values = [seen + count for seen in self._values]
-            raised: dict[int, Alarm] = {}
         else:
-            raised, pressures = self._one_by_one(columns, finite)
+            raised, pressures = self._one_by_one(list(zip(*windows, strict=True)))
         self._windows += count
         self._quiet = max(self._quiet - count, 0)
         return raised, pressures
 
-    def _one_by_one(
-        self, columns: Sequence[Sequence[float]], finite: Sequence[bool]
-    ) -> tuple[dict[int, Alarm], list[float]]:
-        """Each detector by itself."""
+    def _one_by_one(self, columns: Sequence[Sequence[float]]) -> tuple[dict[int, Alarm], list[float]]:
+        """Each detector by itself, with its signal's values."""
         if self._together is not None:
             self._together.give_back()
             self._together.forget()
@@ -112,7 +107,7 @@ class Monitor:
         for i, (_, update, seasonal) in enumerate(self._watched):
             column = columns[i]
             seen: Sequence[int] = range(count)
-            if finite[i]:
+            if math.isfinite(sum(column)):
                 own, alarms = update(column)
             else:
                 seen = [place for place, value in enumerate(column) if math.isfinite(value)]

@@ -32,21 +32,21 @@ class Together:
         self._ahead = False
         """Whether the detectors are to be told what happened here."""
 
-    def take(self, columns: Sequence[Sequence[float]]) -> tuple[Array, list[float]] | None:
-        """Take the columns' values, a signal each: shares `[S, N]`, and the greatest of each place.
+    def take(self, windows: Sequence[Sequence[float]]) -> list[float] | None:
+        """Take windows, each a value for every signal: the greatest share after each, and last each signal's own.
 
-        None where a baseline is being learnt, or there is an alarm on the way: then nothing is taken.
+        None where a baseline is being learnt, a value is not finite, or there is an alarm: then nothing is taken.
         """
         if not self._fresh:
             self._read()
         if self._learning:
             return None
-        values = np.array(columns)
-        shares, pressures = np.empty(values.shape), np.empty(values.shape[1])
-        if not self._run(values, self._levels, self._fixed, self._shifts, self._tests, shares, pressures):
+        told = np.empty(len(windows) + len(self._detectors))
+        values = np.array(windows)
+        if not self._run(values, self._levels, self._fixed, self._shifts, self._tests, told):
             return None
         self._ahead = True
-        return shares, pressures.tolist()
+        return told.tolist()
 
     def _read(self) -> None:
         self._levels = np.array([d.baseline.level for d in self._detectors])
@@ -73,9 +73,9 @@ class Together:
 @cache
 def _machine_code() -> Any:
     found = compiled_with(advance.together, advance=advance.advance)
-    rows, shares = np.ones((1, len(advance.LEVEL))), np.zeros((1, 1))
+    level, fixed = np.ones((1, len(advance.LEVEL))), np.ones((1, 4))
     # Compiled now, which takes seconds, and not when a window waits.
-    found(shares, rows, rows[:, :4].copy(), np.ones((1, 1, 5)), np.zeros((1, 1, 4)), shares, shares[0])
+    found(np.zeros((1, 1)), level, fixed, np.ones((1, 1, 5)), np.zeros((1, 1, 4)), np.zeros(2))
     return found
 
 

@@ -446,10 +446,10 @@ class Pipeline:
         kept: Sequence[Kept | None] = [None] * len(y)
         if self.plan.always:
             kept = list(zip(y, [None] * len(y) if outputs.moments is None else outputs.moments, strict=True))
+        taps = Taps(outputs, inputs or {})
+        if inputs is not None:
+            rows = self._signals(taps)
         with np.errstate(all="ignore"):
-            taps = Taps(outputs, inputs or {})
-            if inputs is not None:
-                rows = self._signals(taps)
             if not self._classify:
                 finite = [bool(f) for f in np.logical_and.reduce(np.isfinite(y), axis=1)]
                 return list(zip(y.astype(np.float64).tolist(), finite, rows, kept, strict=True))

@@ -200,13 +200,15 @@ class Signals:
         return np.empty((count, len(self.names)))
 
     def __call__(self, taps: Taps) -> list[list[float]]:
-        """`[N, S]`; infinities on the way are the caller's to expect (`np.errstate`)."""
+        """`[N, S]`."""
         outputs = taps.outputs
         table = self._table(len(outputs.y))
         if self._measure is not None:
             self._measure(outputs.moments, outputs.features, outputs.y, table)
-        for i, signal in self._others:
-            table[:, i] = signal.of(taps)
+        if self._others:
+            with np.errstate(all="ignore"):
+                for i, signal in self._others:
+                    table[:, i] = signal.of(taps)
         rows: list[list[float]] = table.tolist()
         return rows
 
