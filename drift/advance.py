@@ -1,10 +1,10 @@
 """What every signal of every window goes through: standardised by its baseline (trimtab.drift.baseline), then tested
 by the SPRT's charts (trimtab.drift.sprt).
 
-One function that runs as it stands and, where numba can be used, as machine code (trimtab.drift.compiled), to the same
-bits: only arithmetic, square roots and the C library's log1p, in the order written. Hence there are no calls of our own
-and no NumPy in it, and memory is numbers: of a baseline a tuple, LEVEL; of the charts a row a shift, `[sum upwards,
-values in it, sum downwards, values in it]`.
+`advance` runs as it stands and, where numba can be used, as machine code (trimtab.drift.swift), to the same bits: it is
+only arithmetic, square roots and the C library's log1p, in the order written. Hence it calls nothing of our own, and
+memory is numbers: of a baseline a tuple, LEVEL; of the charts a row a shift, `[sum upwards, values in it, sum
+downwards, values in it]`.
 """
 
 from __future__ import annotations

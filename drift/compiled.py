@@ -28,11 +28,11 @@ def compiled(function: F) -> F:
 
 @cache
 def possible() -> bool:
-    """Whether functions that do without can be compiled: numba is installed, a place to keep machine code is found
-    (compiling takes seconds), and the process may run what it has made (not under systemd's MemoryDenyWriteExecute)."""
+    """Whether what can do without machine code should have it: numba is installed, has a place to keep it (compiling
+    takes seconds), and the process may run what it has made (not under systemd's MemoryDenyWriteExecute)."""
     try:
         mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
-        compiled(possible.__wrapped__)
+        compiled(lambda: 0)
     except (OSError, ModuleNotFoundError, RuntimeError):
         return False
     return True

@@ -30,7 +30,8 @@ T = TypeVar("T")
 class Measure:
     """The signals of SIGNALS among `names`: called with what the observe graph gave, it fills their columns of a table.
 
-    `by` tells what each is measured by; the entropy needs nothing.
+    `by` tells what each is measured by, the distance's whitening being triangular as that of `whitening` is; the
+    entropy needs nothing.
     """
 
     def __init__(self, names: Sequence[str], by: Sequence[Divergence | Departure | Distance | None]) -> None:
@@ -84,7 +85,8 @@ def measure(
 
     moments `[N, 2, M]`, features `[N, F]`, y `[N, K]`: what the observe graph gave. channels `[5, M]`: the source's
     mean, 1 / variance, what else of the divergence is constant, and the centre of the departure, `[2, M]`. whiten
-    `[2 M and up to 3 zeros, R]`, spread `[1 + F, F]`: see `Measure`. begins: where groups of ROWS rows of whiten begin.
+    `[2 M and zeros up to a multiple of ROWS, R]`, for the departure, and begins: before which column each ROWS of its
+    rows hold nothing. spread `[1 + F, F]`: mean and whitening of the features.
     """
     width, wide, rank = channels.shape[1], spread.shape[1], whiten.shape[1]
     count = len(table)
@@ -119,7 +121,9 @@ def measure(
                     top = y[n, k]
             mass, below_mean = 0.0, 0.0
             for k in range(y.shape[1]):
-                below = max(np.float64(y[n, k]) - np.float64(top), -700.0)
+                below = float(y[n, k]) - float(top)
+                if below < -700.0:
+                    below = -700.0
                 weight = math.exp(below)
                 mass += weight
                 below_mean += weight * below
