@@ -1,8 +1,7 @@
-"""Functions as machine code by numba, an optional dependency: compiled at first use, kept on disk from then on."""
+"""Functions compiled by numba, which is an optional dependency, at first use and kept on disk where that is allowed."""
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable
 from functools import cache
 from types import FunctionType
@@ -15,25 +14,41 @@ def compiled(function: F) -> F:
     """`function` as machine code. It may only use NumPy arrays, tuples of them, and numbers; it must not raise.
 
     Arithmetic stays as it is written (no `fastmath`), so that results are the same on every machine. Raises
-    ModuleNotFoundError, in one sentence, where numba is not installed.
+    ImportError, in one sentence, where numba is not installed or the process may make no code.
     """
     try:
-        from numba import njit
+        return kept(function)
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "HTM needs numba, which is not installed; install trimtab[htm]", name="numba"
         ) from None
+    except OSError as error:  # it asks for a page that it may write and execute
+        raise ImportError(
+            f"HTM compiles its code when it starts, which this process may not "
+            f"({str(error.strerror).partition('. ')[0]}); under systemd, set MemoryDenyWriteExecute=no",
+            name="numba",
+        ) from None
+    except RuntimeError:  # neither beside the source nor in the user's cache may anything be written
+        from numba import njit
+
+        return cast(F, njit(error_model="numpy")(function))
+
+
+def kept(function: F) -> F:
+    """`compiled`, but that what numba raises is raised: ModuleNotFoundError, OSError, and RuntimeError where machine
+    code cannot be kept."""
+    from numba import njit
+
     return cast(F, njit(cache=True, error_model="numpy")(function))
 
 
 @cache
 def possible() -> bool:
-    """Whether what can do without machine code should have it: numba is installed, has a place to keep it (compiling
-    takes seconds), and the process may run what it has made (not under systemd's MemoryDenyWriteExecute)."""
+    """Whether what can do without machine code should have it: made where that may be, and kept, since it takes
+    seconds to make."""
     try:
-        mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
-        compiled(lambda: 0)
-    except (OSError, ModuleNotFoundError, RuntimeError):
+        kept(lambda: 0)
+    except (ModuleNotFoundError, OSError, RuntimeError):
         return False
     return True
 
