@@ -75,8 +75,8 @@ class Baseline:
             self.recorded = (reference - mean) / deviation
             self.correlation = inflation(self.recorded)
             self.weight = prior_weight(self.correlation, warmup, memory, reference.size)
-        self.fixed = (self.memory, self.correlation, float(self.known is not None))
-        """What `advance` has to know of it."""
+        self.fixed = (self.memory, self.correlation, float(self.known is not None), math.inf)
+        """What `advance` has to know of it; last, up to where charts rest: there are none."""
         self.reset()
 
     @property
@@ -118,7 +118,7 @@ class Baseline:
             self.learn(value)
             return None
         z = [0.0]
-        _, self.level = advance((value,), 0, self.level, (*self.fixed, math.inf), (), (), z, [0.0])
+        _, self.level = advance((value,), 0, self.level, self.fixed, (), (), z, [0.0])
         return None if math.isnan(z[0]) else z[0]
 
     def learn(self, value: float) -> None:

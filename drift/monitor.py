@@ -162,10 +162,10 @@ class Monitor:
         """Continue exactly from `state`. Raises ValueError where it is of other signals, detectors or options."""
         if state.get("version") != 1 or set(state["detectors"]) != set(self._detectors):
             raise ValueError("this drift state is of other signals or of another version; reset the stream's detectors")
-        for signal, detector in self._detectors.items():
-            detector.restore(state["detectors"][signal])
         if self._together is not None:
             self._together.forget()
+        for signal, detector in self._detectors.items():
+            detector.restore(state["detectors"][signal])
         self._quiet = int(state["quiet"])
         self._windows = int(state["windows"])
         self._values = [int(state["values"][signal]) for signal in self._detectors]

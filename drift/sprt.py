@@ -83,7 +83,7 @@ class Sprt:
         self.tests = [[0.0] * 4 for _ in sizes]
         """For each shift, S and the values in it upwards and downwards (trimtab.drift.advance); always these lists."""
         # While all S are 0, so far from 0 z changes none.
-        self.fixed = (*self.baseline.fixed, 0.5 * min(sizes))
+        self.fixed = (*self.baseline.fixed[:3], 0.5 * min(sizes))
         self.reset()
 
     def reset(self) -> None:
