@@ -3,8 +3,9 @@
 The same windows in the same micro-batches through the observe graph alone, through the signals that the configuration
 watches by default, and through the detectors of one stream with the bundle's own reference, all on one thread, in
 turns; medians, in microseconds a window. `share` is signals and detectors together over the observe graph. The
-smartwatch's network is tiny, so that it shows detection at its worst. What ONNX Runtime gives, and what the signals
-are, is the same to the bit in every micro-batch; the last column says whether that held here.
+smartwatch's network is tiny, so that it shows detection at its worst. By machine code, where numba can be used, and by
+Python and NumPy alone. What ONNX Runtime gives, and what the signals are, is the same to the bit in every micro-batch;
+the last column says whether that held here.
 """
 
 from __future__ import annotations
