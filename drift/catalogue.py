@@ -22,7 +22,7 @@ from trimtab.drift.seasonal import Seasonal
 SHORTEST, LONGEST = 10.0, 1e9
 """Accepted run lengths, in values."""
 
-ENOUGH = 200
+ENOUGH = 100
 """Finite values that a reference must hold; thresholds from fewer would be worth less than those from theory."""
 
 UNBOUNDED = ("divergence", "departure", "distance", "entropy", "raw", "spectra")

@@ -23,7 +23,7 @@ alarm costs in delay is small beside the delay of a small shift.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -210,15 +210,22 @@ def _replayed(recorded: bytes, sizes: tuple[float, ...], every: float, warmup: i
     apart = replay.rarer(values.size, every)
     length = replay.duration(apart)
     theory = _theory(sizes, apart)
-    charts = _side_by_side(sizes, theory, replay.STREAMS)
-    found = replay.highest(charts.parts, Baseline(warmup, memory, values), apart, length)
     # Each chart by its share of the rate, and then all of them together: charts also alarm at the same time.
     split = np.tile(shares(sizes, apart), 2)
-    factors = np.array([replay.threshold(f, length, e) for f, e in zip(found, split, strict=True)])
-    factors = np.maximum(factors, LEAST)
-    factors *= replay.threshold((found / factors[:, None]).max(axis=0), length, apart)
-    heights = theory * factors.reshape(theory.shape)
-    return np.asarray(np.maximum(heights, theory if replay.too_short(values.size, every) else LEAST))
+
+    def solve(found: Array) -> Array:
+        factors = np.array([replay.threshold(f, length, e) for f, e in zip(found, split, strict=True)])
+        factors = np.maximum(factors, LEAST)
+        factors *= replay.threshold((found / factors[:, None]).max(axis=0), length, apart)
+        return np.asarray(theory * factors.reshape(theory.shape))
+
+    def make(more: float) -> Callable[[Array], Array]:
+        charts = _side_by_side(sizes, theory, replay.STREAMS)
+        # Not z itself: what makes sums larger makes no single value one that the chart of a large shift waits for.
+        return lambda z: more * more * charts.parts(z)
+
+    heights = replay.heights(solve, make, Baseline(warmup, memory, values), apart, length)
+    return np.maximum(heights, theory if replay.too_short(values.size, every) else LEAST)
 
 
 def _side_by_side(sizes: tuple[float, ...], heights: Array, streams: int) -> Cusums:

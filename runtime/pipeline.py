@@ -401,6 +401,8 @@ class Pipeline:
             stream.monitor.reset()
             if self._discoveries is not None:
                 self._discoveries.reset(stream.name)
+            if stream.late is not None:
+                stream.late.reset()
         return changed
 
     def _infer(self, samples: list[Sample], step: Step) -> list[Result | None]:

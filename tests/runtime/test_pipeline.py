@@ -180,6 +180,7 @@ def test_calibrated_inputs_are_those_that_graphs_see() -> None:
     [("raw", lambda v: v + np.array([0, 2, 0], np.float32)), ("spectra", lambda v: v.repeat(2, axis=0))],
 )
 def test_a_fault_of_a_sensor_shows_in_the_inputs(tiny: Tiny, signal: str, fault: Any) -> None:
+    """Alarms are asked for rarely: these windows overlap, those of the reference do not, and `raw` hangs together."""
     desk = Desk(tiny, config(drift={"signals": ["raw", "spectra"], "false_alarms": {"every": 100000}}))
     desk.offer(rows(300 * HOP))
     desk.drain()
