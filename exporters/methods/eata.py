@@ -89,6 +89,6 @@ EATA = Method(
         "redundancy": Hyper(0.4, 0.0, 1.0, "greatest cosine of a new sample's p with the moving mean of p"),
         "alpha": Hyper(1.0, 0.0, 1e6, "weight of the anchor to the source"),
     },
-    rates={"sgd": 5e-3, "adam": 1e-3},
+    rates={"sgd": 5e-3, "adam": 1e-3, "nesterov": 5e-3},
     needs=("fisher",),
 )

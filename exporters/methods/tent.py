@@ -43,5 +43,5 @@ TENT = Method(
     init_state=init_state,
     step=step,
     hyper={},
-    rates={"adam": 1e-3, "sgd": 2.5e-4},
+    rates={"adam": 1e-3, "sgd": 2.5e-4, "nesterov": 2.5e-4},
 )

@@ -165,7 +165,7 @@ def ready(
     if found.changes in ADDED:
         model = ADDED[found.changes](base)
     elif changes:
-        model = added(base, changes, marked, sample) if found.adds else choose(base, changes, found.frozen_tail)
+        model = added(base, changes, marked, sample) if found.adds else choose(base, changes, found.frozen)
     shapes = [part.shape for part in model.parts]
     if optimiser == "muon" and not any(len(shape) > 1 for shape in shapes):
         raise ExportError("muon is for matrices, and none may change; give changes='all' or modules, or sgd or adam")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -248,17 +249,18 @@ def _classified(taken: _Taken) -> Any:
     return add
 
 
-def choose(model: Model, changes: str | Sequence[str], frozen_tail: float = 0.0) -> Model:
+def choose(model: Model, changes: str | Sequence[str], frozen: str = "") -> Model:
     """The model with the parts that may change.
 
     `changes`: "affine" (weights and biases of norms), "bias" (all biases), "all" (all weights), "shift" (a vector added
-    to the features before the last layer), or dotted names of modules whose weights may change. `frozen_tail`: the
-    share of the last norm layers left out of "affine". Raises ExportError where there is nothing of that kind.
+    to the features before the last layer), or dotted names of modules whose weights may change. `frozen`: what is
+    found in the names of norm layers that are left out of "affine", unless none would be left. Raises ExportError where
+    there is nothing of that kind.
     """
     parameters = {keyed: dotted for dotted, keyed in model.keys.items() if _learnt(model.whole, dotted)}
     if isinstance(changes, str):
-        kept = model.layers[: len(model.layers) - int(frozen_tail * len(model.layers))]
-        affine = {f"norm.{layer.name}.{part}" for layer in kept for part in ("weight", "bias")}
+        kept = [layer for layer in model.layers if not frozen or not re.search(frozen, layer.name)]
+        affine = {f"norm.{layer.name}.{part}" for layer in kept or model.layers for part in ("weight", "bias")}
         chosen = {
             "": [],
             "affine": [p for p in parameters if p in affine],
