@@ -16,6 +16,7 @@ What the paper leaves open is done as in the authors' code. After a reset e stay
 every step until e is above 0.2 again; the optimiser's momentum stays, too (their optimiser for sharp minima restores
 its own state, not that of SGD within it). Where no sample is left in step 1 or 2 the gradient is zero: theta goes on by
 its momentum, and e stays. (Döbler's collection of methods forgets e with a reset.)
+A reset from outside begins anew with all, the momentum, too, which theirs keeps.
 
 The last block is told by its name, as in the authors' code: `layer4` of a ResNet, `blocks.9` to `blocks.11` and `norm`
 of a ViT. Of a model that has no such names all norms learn; `changes` can name others that shall.

@@ -53,10 +53,10 @@ class _CrossEntropy(torch.autograd.Function):
         return grad[:, None] * (p - q), None
 
 
-def symmetric(y: Tensor, target: Tensor) -> Tensor:
-    """Half the cross-entropy of `y` to `target` and half that of `target` to `y`, both logits `[N, K]`: `[N]`."""
+def symmetric(y: Tensor, target: Tensor, share: Tensor | float = 0.5) -> Tensor:
+    """The cross-entropy of `y` to `target` and, to that share, of `target` to `y`, both logits `[N, K]`: `[N]`."""
     turned = -(torch.softmax(y, 1) * torch.log_softmax(target, 1)).sum(1)
-    return 0.5 * cross_entropy(y, target) + 0.5 * turned
+    return (1.0 - share) * cross_entropy(y, target) + share * turned
 
 
 def misfit(features: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from trimtab.exporters.aware_norm import InstanceAwareNorm, shrunk
 from trimtab.exporters.marked import Layer, Marked
+from trimtab.exporters.steps.augment import Views, augmented
 from trimtab.exporters.steps.channels import along
 from trimtab.exporters.steps.optimisers import STILL, Optimiser
 from trimtab.exporters.steps.primitives import batch_norm, moments, scale_shift
@@ -77,6 +78,8 @@ class Model:
     head: str = ""
     """Dotted name of the last layer; "" where none was found."""
     optimiser: Optimiser = STILL
+    views: Views = augmented
+    """What methods that look at augmented inputs see."""
 
     @property
     def theta(self) -> Tensor:

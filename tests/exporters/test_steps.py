@@ -26,6 +26,7 @@ from trimtab.exporters.parity import patched
 from trimtab.exporters.steps import chance
 from trimtab.exporters.steps.compiler import compile_step, hyperparameters
 from trimtab.exporters.steps.export import prove
+from trimtab.exporters.steps.losses import cross_entropy
 from trimtab.exporters.steps.model import build, choose
 from trimtab.exporters.steps.optimisers import OPTIMISERS
 from trimtab.exporters.trace import prepare, trace
@@ -221,14 +222,21 @@ def test_cafa(case: Any) -> None:
 
 
 @having("cotta")
-@pytest.mark.parametrize("confidence", [0.0, 1.0])
-def test_cotta(case: Any, confidence: float) -> None:
+@pytest.mark.parametrize(("confidence", "symmetry"), [(0.0, 0.0), (1.0, 0.0), (0.0, 0.5)])
+def test_cotta(case: Any, confidence: float, symmetry: float) -> None:
     model, path, shape = case
     given: Any = {"lr": 0.01, "confidence": confidence, "augmentations": 4, "smoothing": 0.9, "restore": 0.1}
+    given["symmetry"] = symmetry
     adapter = trimtab.adapters.load(path, "cotta", threads=1, **given)
     compare(adapter, literal.Cotta(model, **given), batches(shape, 5))
     # A student that is its teacher's equal learns nothing from what it sees as well.
-    assert moved(adapter) == (confidence == 1.0)
+    assert moved(adapter) == (confidence == 1.0 or symmetry > 0.0)
+
+
+def test_an_equal_of_its_teacher_has_no_gradient_left_by_rounding() -> None:
+    y = (torch.randn(64, 10, generator=torch.Generator().manual_seed(0)) * 3.0).requires_grad_()
+    [found] = torch.autograd.grad(cross_entropy(y, y.detach()).mean(), y)
+    assert not found.any()
 
 
 def test_chance_is_even_and_independent() -> None:

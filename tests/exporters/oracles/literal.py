@@ -273,7 +273,14 @@ class Cotta:
     """Wang et al. 2022, equations 1 to 6, on two copies of the model, with torch's SGD."""
 
     def __init__(
-        self, model: nn.Module, lr: float, confidence: float, augmentations: int, smoothing: float, restore: float
+        self,
+        model: nn.Module,
+        lr: float,
+        confidence: float,
+        augmentations: int,
+        symmetry: float,
+        smoothing: float,
+        restore: float,
     ) -> None:
         self.source, _ = adapting(model)
         self.teacher, _ = adapting(model)
@@ -281,12 +288,14 @@ class Cotta:
         self.parameters = list(self.model.requires_grad_(True).parameters())
         self.optimiser = torch.optim.SGD(self.parameters, lr=lr, momentum=0.9)
         self.confidence, self.augmentations = confidence, augmentations
-        self.smoothing, self.restore = smoothing, restore
+        self.symmetry, self.smoothing, self.restore = symmetry, smoothing, restore
         self.count = 0
 
     def step(self, x: Tensor) -> Tensor:
         target = targets(self.source, self.teacher, x, self.count, self.confidence, self.augmentations)
-        loss = -(target.softmax(1) * self.model(x).log_softmax(1)).sum(1).mean()
+        y = self.model(x)
+        loss = -(1 - self.symmetry) * (target.softmax(1) * y.log_softmax(1)).sum(1).mean()
+        loss = loss - self.symmetry * (y.softmax(1) * target.log_softmax(1)).sum(1).mean()
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
