@@ -43,9 +43,8 @@ def init_state(model: Model) -> State:
     own = weight @ weight.T + bias
     supports, entropies = torch.zeros(classes, places, size), torch.full((classes, places), EMPTY)
     for row, predicted in enumerate(own.argmax(1).tolist()):  # as in the authors' code: where its own row is put
-        free = (
-            int((entropies[predicted] >= EMPTY).nonzero()[0]) if (entropies[predicted] >= EMPTY).any() else places - 1
-        )
+        empty = (entropies[predicted] >= EMPTY).nonzero()
+        free = int(empty[0]) if len(empty) else places - 1
         supports[predicted, free], entropies[predicted, free] = weight[row], entropy(own[row : row + 1])[0]
     return {"supports": supports, "entropies": entropies}
 
