@@ -70,6 +70,8 @@ class Model:
     """Name -> value: of the model, of its calibration, and `source.<what>` of what methods need."""
     parts: tuple[Part, ...]
     layers: tuple[Layer, ...]
+    loose: tuple[str, ...]
+    """Other norms, see `Marked.loose`."""
     taken: _Taken
     classes: int
     """0 for a regression."""
@@ -222,7 +224,7 @@ def build(model: nn.Module, marked: Marked, head: str, by_name: bool, task: str 
     kinds = {i.name: torch.int64 if i.name in marked.integers else torch.float32 for i in marked.inputs}
     blank = {i.name: torch.zeros(1, *i.shape, dtype=kinds[i.name]) for i in marked.inputs}
     classes = marked.outputs if task == "classification" else 0
-    return Model(whole, keys, constants, (), tuple(marked.layers), taken, classes, blank, head)
+    return Model(whole, keys, constants, (), tuple(marked.layers), marked.loose, taken, classes, blank, head)
 
 
 def _features(taken: _Taken, marked: Marked) -> Any:
@@ -262,8 +264,10 @@ def choose(model: Model, changes: str | Sequence[str], frozen: str = "") -> Mode
     """
     parameters = {keyed: dotted for dotted, keyed in model.keys.items() if _learnt(model.whole, dotted)}
     if isinstance(changes, str):
-        kept = [layer for layer in model.layers if not frozen or not re.search(frozen, layer.name)]
-        affine = {f"norm.{layer.name}.{part}" for layer in kept or model.layers for part in ("weight", "bias")}
+        norms = {layer.name: f"norm.{layer.name}" for layer in model.layers}
+        norms |= {name: f"model.{name}" for name in model.loose}
+        kept = [name for name in norms if not frozen or not re.search(frozen, name)]
+        affine = {f"{norms[name]}.{part}" for name in kept or norms for part in ("weight", "bias")}
         chosen = {
             "": [],
             "affine": [p for p in parameters if p in affine],
