@@ -18,8 +18,9 @@ SMOOTHING = 0.999
 
 
 def followed(teacher: Tensor, student: Tensor, smoothing: Tensor) -> Tensor:
-    """The teacher `[Q]` after a step: smoothing x teacher + (1 - smoothing) x student."""
-    return smoothing * teacher + (1.0 - smoothing) * student
+    """The teacher `[Q]` after a step: smoothing x teacher + (1 - smoothing) x student. One that is its student's equal
+    stays so to the last bit: of a difference by rounding alone Adam would make whole steps."""
+    return teacher + (1.0 - smoothing) * (student - teacher)
 
 
 def prediction(

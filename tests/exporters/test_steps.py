@@ -29,6 +29,7 @@ from trimtab.exporters.steps.export import prove
 from trimtab.exporters.steps.losses import cross_entropy
 from trimtab.exporters.steps.model import build, choose
 from trimtab.exporters.steps.optimisers import OPTIMISERS
+from trimtab.exporters.steps.teacher import followed
 from trimtab.exporters.trace import prepare, trace
 from trimtab.runtime.bundle import load_bundle
 from trimtab.runtime.errors import ExportError
@@ -237,6 +238,7 @@ def test_an_equal_of_its_teacher_has_no_gradient_left_by_rounding() -> None:
     y = (torch.randn(64, 10, generator=torch.Generator().manual_seed(0)) * 3.0).requires_grad_()
     [found] = torch.autograd.grad(cross_entropy(y, y.detach()).mean(), y)
     assert not found.any()
+    assert torch.equal(followed(y, y, torch.tensor(0.999)), y)
 
 
 def test_chance_is_even_and_independent() -> None:
