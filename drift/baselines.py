@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.baseline import BLOCK, BLOCKS, CLIP, FLAT, HUGE, MOST_BLOCKS, WINSOR, Baseline, pulled_in
+from trimtab.drift.advance import BLOCK, CLIP, FLAT, HUGE, MOST_BLOCKS, WINSOR
+from trimtab.drift.baseline import BLOCKS, Baseline, pulled_in
 
 Array = NDArray[np.float64]
 
