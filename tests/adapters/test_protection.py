@@ -237,6 +237,55 @@ def test_samples_that_are_not_finite_get_nan(waves: Any) -> None:
         Guarded(guarded.adapter).step(x)
 
 
+def test_many_streams_are_as_many_guarded_methods(waves: Any) -> None:
+    """A faulty sensor, one whose classes repeat, one whose state overflows; streams sit out, a sample is NaN."""
+    labels = [mixed(1792), repeated(1792), mixed(1792)]
+    x = np.stack([waves.windows(of, 3 + row, faulty=row != 1) for row, of in enumerate(labels)])
+    many = trimtab.adapters.guarded_streams(waves.path, "tent", 3, threads=1)
+    alone = [opened(waves) for _ in labels]
+    x[0, 70, 0, 0] = np.nan
+    x[2, 1408:1472] = np.where(x[2, 1408:1472] > 0, 3e38, -3e38)
+    told, trust = [], []
+    for turn, start in enumerate(range(0, 1792, BATCH)):
+        part = x[:, start : start + BATCH]
+        active = np.array([True, turn % 5 != 1, turn % 7 != 3])
+        y = many.step(part) if active.all() else many.step(part, active)
+        trust.append(many.trusted)
+        for row, guarded in enumerate(alone):
+            if not active[row]:
+                assert np.isnan(y[row]).all()
+                continue
+            np.testing.assert_allclose(y[row], guarded.step(part[row]), rtol=1e-3, atol=1e-3)
+            assert many.trusted[row] == guarded.trusted
+        told.append([stream.events.copy() for stream in many.streams])
+    assert np.array(trust).any(axis=0).tolist() == [True, False, True]
+    assert [stream.events for stream in many.streams] == [guarded.events for guarded in alone]
+    assert ["worse" in " ".join(e.reason for e in stream.events) for stream in many.streams] == [False, True, False]
+    assert [e.to for e in many.streams[2].events] == ["trusted"]
+    assert np.isnan(many.step(x[:, :BATCH], np.zeros(3, bool))).all()
+
+
+def test_the_state_of_one_of_many_streams_moves_to_a_guarded_method_and_back(waves: Any) -> None:
+    labels = mixed(1280)
+    parts = list(batches(waves.windows(labels, 3, faulty=True)))
+    one, many = opened(waves), trimtab.adapters.guarded_streams(waves.path, "tent", 2, threads=1)
+    for part in parts:
+        one.step(part)
+    assert one.trusted
+    many.streams[1].restore(one.state())
+    assert many.trusted.tolist() == [False, True]
+    y = many.step(np.stack([parts[0]] * 2))
+    np.testing.assert_allclose(y[1], one.step(parts[0]), rtol=1e-3, atol=1e-3)
+    assert many.streams[0].finding is None
+    one.restore(many.streams[1].state())
+    np.testing.assert_array_equal(one.adapter.theta, many.adapter.theta[1])
+    many.streams[1].reset()
+    np.testing.assert_array_equal(
+        many.adapter.theta[0] != many.adapter.theta[1], many.adapter.theta[0] != opened(waves).adapter.theta
+    )
+    assert not many.trusted.any()
+
+
 def test_a_regression_has_no_guard(waves: Any) -> None:
     with pytest.raises(ValueError, match="judges classes, and this bundle is a regression"):
         Guarded(StepAdapter(replace(read(waves.path, "tent"), classifies=False), {}, threads=1))
