@@ -4,7 +4,8 @@ Recorded streams repeat a class for a while, others come mixed. Each kind has it
 
 - *persistence*, of a stream that repeats classes: how much oftener neighbours are of one class than chance has it,
   mean [c_n = c_(n-1)] - sum_c share_c^2, is lowered by every error that is not its neighbour's, and is 0 where one
-  class is predicted for all.
+  class is predicted for all. It is as great where a model takes every class for another. So samples whose neighbours
+  have one class by both models are also looked at by themselves (*undisputed*): there it is known who is right.
 - *shares*, of any other: a model that gives the classes the shares q where they have the shares p is wrong at least as
   often as the total variation between them, 1/2 sum_c |q_c - p_c|. The stream's own p are known from when its samples
   last looked like the source's, by their norm-input moments (`trimtab.adapters.home`): there the source model can be
@@ -41,6 +42,8 @@ RUNS = 16
 """Runs remembered: the newest."""
 LEAST = 4
 """Full runs from which on something can be said."""
+AROUND = RUN // 4
+"""Neighbours on either side that vote for a sample's class."""
 APART = 2 * RUN
 """Samples so far apart are no neighbours."""
 PERSISTENT = 0.05
@@ -69,6 +72,8 @@ class Finding:
     """Mean over all samples; about the difference in accuracy, or the least that it must be."""
     recent: float
     """The same of the newest quarter."""
+    undisputed: float
+    """Of persistence, the part of samples whose neighbours have one class by both models; otherwise 0."""
     chance: float
     """That there is no gain, one-sided; 1 - chance: that there is no loss."""
     spread: float
@@ -164,16 +169,19 @@ class Evidence:
             chance_equal = (histogram**2).sum(axis=1)
             excess = same - 2.0 * np.einsum("mrk,mk->mr", by_run, histogram) + chance_equal[:, None]
             values = excess[0] - excess[1]
+            undisputed = _undisputed(predicted)
         else:
             kind = "shares" if steady else "prior"
             # Each run's part in the total variations.
             off = 0.5 * np.einsum("mrk,mk->mr", by_run - usual, np.sign(away))
             values = off[1] - off[0]
+            undisputed = 0.0
         classes = np.exp(entr(histogram).sum(axis=1))
         return Finding(
             kind,
             float(values.mean()),
             float(values[-max(1, count // 4) :].mean()),
+            undisputed,
             _chance(values),
             float(information[0] - information[1]),
             float(classes[0]),
@@ -261,6 +269,21 @@ def _share_of(strange: NDArray[np.int64]) -> float:
     """Share of strange samples among those known; 0 where none is."""
     known = strange[strange >= 0]
     return float(known.mean()) if len(known) else 0.0
+
+
+def _undisputed(predicted: NDArray[np.int64]) -> float:
+    """By how much oftener the first model than the second is of the class that the neighbours have by both.
+    `predicted [2, n]`: neighbouring samples."""
+    present, codes = np.unique(predicted, return_inverse=True)
+    each = np.eye(len(present), dtype=np.int64)[codes.reshape(predicted.shape)]
+    sums = np.pad(each.cumsum(axis=1), ((0, 0), (1, 0), (0, 0)))
+    size = predicted.shape[1]
+    place = np.arange(size)
+    around = sums[:, np.minimum(place + AROUND + 1, size)] - sums[:, np.maximum(place - AROUND, 0)] - each
+    most = around == around.max(axis=2, keepdims=True)
+    agreed = (most[0] == most[1]).all(axis=1) & (most[0].sum(axis=1) == 1)
+    right = (predicted == present[most.argmax(axis=2)]) & agreed
+    return float(right[0].mean() - right[1].mean())
 
 
 def _apart(one: Array, other: Array) -> float:

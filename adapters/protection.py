@@ -9,8 +9,9 @@ the model as exported, and a method that went astray is brought back.
 
 Labels are never seen; `trimtab.adapters.evidence` says what is gone by. Every batch is run by the method and by the
 source model. The source model's outputs are given until the method is surely better, and again from when it no longer
-seems so. In a stream that does not repeat classes a method can be better only while samples do not look like the
-source's, and must predict classes about as often as they came before.
+seems so. In a stream that repeats classes it must also be no worse where both say the same of a sample's neighbours:
+a method may well be steadier by taking one class for another. In any other stream it can be better only while samples
+do not look like the source's, and must predict classes about as often as they came before.
 
 A method is undone where it collapsed (it predicts less than half as many classes as the source model does), is surely
 worse, or is not finite: back to its state when it was last trusted, and if that does not last, to its start. The wait
@@ -203,7 +204,8 @@ class Guard:
             self._undo(fault)
 
     def _earns(self, found: Finding) -> bool:
-        if found.recent < 0 or (found.kind != "persistence" and not self._may_know_better(found)):
+        may_be = found.undisputed >= 0 if found.kind == "persistence" else self._may_know_better(found)
+        if found.recent < 0 or not may_be:
             return False
         if self.trusted:
             return found.gain > 0
