@@ -9,7 +9,7 @@ the model as exported, and a method that went astray is brought back.
 
 Labels are never seen; `trimtab.adapters.evidence` says what is gone by. Every batch is run by the method and by the
 source model. The source model's outputs are given until the method is surely better, and again from when it no longer
-seems so. In a stream that repeats classes it must also be no worse where both say the same of a sample's neighbours:
+seems so. In a stream that repeats classes it must also be no worse where the class is known from a sample's neighbours:
 a method may well be steadier by taking one class for another. In any other stream it can be better only while samples
 do not look like the source's, and must predict classes about as often as they came before.
 
@@ -204,7 +204,7 @@ class Guard:
             self._undo(fault)
 
     def _earns(self, found: Finding) -> bool:
-        may_be = found.undisputed >= 0 if found.kind == "persistence" else self._may_know_better(found)
+        may_be = found.known >= 0 if found.kind == "persistence" else self._may_know_better(found)
         if found.recent < 0 or not may_be:
             return False
         if self.trusted:
