@@ -494,8 +494,8 @@ def test_who_is_right_is_known_where_both_see_the_same_around(strange: int, righ
     found = evidence_of(logits(first, 3.0), logits(second, 3.0), np.full(1024, strange)).finding()
     assert found is not None
     assert found.kind == "persistence"
-    # Of the newest 16 runs 12 are of other classes than 0, 3 of them with two errors. At home the others count too: but
-    # for errors and where one class follows another (neighbours are of both alike), the second model is right 117 times;
+    # Of the newest 16 runs 12 are of other classes than 0, 3 of them with two errors. At home the others count: but for
+    # errors, and where one class follows another (neighbours are of both alike), the second model is right 117 times;
     # the first is twice, by its errors.
     assert found.known == pytest.approx(right / 512)
 
