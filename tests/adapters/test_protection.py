@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import trimtab.adapters
 from trimtab.adapters.evidence import LEAST, RUN, Evidence
+from trimtab.adapters.home import Home, departure
 from trimtab.adapters.protection import Guarded
 from trimtab.adapters.steps import StepAdapter, read
 
@@ -403,6 +404,46 @@ def test_what_must_speak_for_a_method_where_the_streams_shares_are_known(
     assert decided.guarded.trusted == trusted
 
 
+def test_without_what_the_source_looks_like_no_shares_speak_for_a_method(waves: Any) -> None:
+    decided = Decided(waves)
+    decided.see(ALIKE, (20, 6, 6), True)
+    assert decided.guarded.trusted
+    unknown = Decided(waves)
+    moments = unknown.guarded.adapter.home
+    unknown.guarded.adapter.home = None
+    labels = np.arange(512) % 3
+    for part in batches(waves.windows(labels, 3)):
+        unknown.guarded.step(part, logits(np.zeros(len(part), np.int64), 3.0, 3))
+    assert moments is not None
+    assert unknown.guarded.finding is not None
+    assert unknown.guarded.finding.gain > 0.5
+    assert not unknown.guarded.trusted
+
+
+def test_home_is_what_the_bundle_says_of_its_source() -> None:
+    away = np.r_[np.arange(1.0, 101.0), np.nan]
+    known = {
+        "moments_centre": np.zeros(4),
+        "moments_whitening": np.eye(4, dtype=np.float32),
+        "reference.departure": away,
+        "reference.entropy": np.array([0.1, 0.3, np.nan]),
+        "class_prior": np.array([1.0, 3.0]),
+    }
+    home = Home.of(known)
+    assert home is not None
+    assert (home.limit, home.entropy) == (pytest.approx(95.05), pytest.approx(0.2))
+    assert home.prior.tolist() == [0.25, 0.75]
+    # The root mean square of 2 means and 2 ln(variances): half of one alone. Variances have a floor.
+    moments = np.array(
+        [[[0, 0], [1, 1]], [[200, 0], [1, 1]], [[180, 0], [1, 1]], [[0, 0], [0, 1]], [[np.nan, 0], [1, 1]]]
+    )
+    assert home.strange(moments).tolist() == [0, 1, 0, 0, -1]
+    assert departure(moments, home.centre, home.whiten)[3] == pytest.approx(np.log(1e-5) ** 2 / 4, rel=1e-3)
+    for name in known:
+        if name != "class_prior":
+            assert Home.of({n: v for n, v in known.items() if n != name}) is None
+
+
 FAULTS: list[tuple[Counts, str]] = [
     ((16, 8, 8), ""),  # worse by 0.15
     ((18, 7, 7), "worse"),  # by 0.21
@@ -411,12 +452,16 @@ FAULTS: list[tuple[Counts, str]] = [
 ]
 
 
+@pytest.mark.parametrize("settled", [False, True])
 @pytest.mark.parametrize(("method", "reason"), FAULTS)
-def test_what_a_method_is_undone_for(waves: Any, method: Counts, reason: str) -> None:
+def test_what_a_method_is_undone_for(waves: Any, method: Counts, reason: str, settled: bool) -> None:
+    """Whether it goes by the source's shares of classes or by the stream's own."""
     decided = Decided(waves)
+    if settled:
+        decided.settle()
     decided.see(method, ALIKE, True)
     assert bool(decided.guarded.events) == bool(reason)
-    assert all(reason in event.reason for event in decided.guarded.events)
+    assert settled or all(reason in event.reason for event in decided.guarded.events)
     assert not decided.guarded.trusted
 
 
