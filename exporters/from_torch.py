@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from trimtab.exporters.reference import Reference
 from trimtab.exporters.steps.export import MethodChoice, Settled, build_steps, check_task, settle
 from trimtab.exporters.steps.source import Sample
 from trimtab.exporters.survey import Batch, survey
-from trimtab.exporters.trace import prepare, to_tensor, trace
+from trimtab.exporters.trace import duplicate, prepare, to_tensor, trace
 from trimtab.runtime.bundle import Window
 from trimtab.runtime.errors import ExportError
 
@@ -158,7 +157,7 @@ def _weights(
         raise ExportError("snapshots: none of the methods makes use of them; leave them out, or add petal")
     found: list[dict[str, Tensor]] = []
     for number, snapshot in enumerate(snapshots):
-        then = copy.deepcopy(model)
+        then = duplicate(model)
         try:
             then.load_state_dict(snapshot)
         except RuntimeError as error:

@@ -31,6 +31,19 @@ INNER = "norm"
 """What the plain norm is called inside of the module."""
 
 
+def loose(module: nn.Module) -> bool:
+    """Whether a module is a norm by its class's name and by what it holds (a weight for each channel, perhaps a bias,
+    nothing else), but of no kind that a bundle knows: an RMS norm."""
+    held = dict(module.named_parameters())
+    return (
+        "norm" in type(module).__name__.lower()
+        and not isinstance(module, NORMS)
+        and "weight" in held
+        and set(held) <= {"weight", "bias"}
+        and all(value.dim() == 1 for value in held.values())
+    )
+
+
 def reroute(module: nn.Module) -> bool:
     """Give `module`, a norm with a forward of its own, a plain norm inside that the forward then uses.
 

@@ -83,6 +83,8 @@ class Marked:
     """K"""
     integers: frozenset[str] = frozenset()
     """Inputs that the model wants as int64: bundles take every input as float32."""
+    loose: tuple[str, ...] = ()
+    """Norms that are no layers of the bundle, as RMS norms: by dotted name. Methods may move their weights."""
     features_axis: int = -1
     """The axis of the features in the marked value; what other axes there are, the sample's aside, are averaged."""
     notes: list[str] = field(default_factory=list)

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from trimtab.adapters.parameters import ParameterLayout
 from trimtab.exporters.marked import Array, Marked
-from trimtab.exporters.survey import outputs, session
+from trimtab.exporters.survey import loaded, outputs
 from trimtab.runtime.errors import ExportError
 
 Reference = Callable[[dict[str, Array], Array], dict[str, NDArray[Any]]]
@@ -106,7 +106,7 @@ def compare(
     for which, graph in graphs.items():
         banked = which in ("banked", "probe")
         for theta in ("both",) if banked else tuple(rows):
-            run = session(graph if banked else patched(graph, layout, rows[theta]))
+            run = loaded(graph if banked else patched(graph, layout, rows[theta]), which)
             for given, batch in ((i, b) for i in inputs for b in BATCHES):
                 feed: dict[str, NDArray[Any]] = {k: v[:batch] for k, v in inputs[given].items()}
                 if banked:

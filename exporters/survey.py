@@ -59,6 +59,14 @@ def session(graph: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
+def loaded(graph: bytes, which: str) -> onnxruntime.InferenceSession:
+    """A session of the graph `which`. Raises ExportError where ONNX Runtime does not take it."""
+    try:
+        return session(graph)
+    except RUNTIME_ERRORS as error:
+        raise ExportError(f"{which} graph: ONNX Runtime does not take it ({str(error).splitlines()[0]})") from error
+
+
 def outputs(run: onnxruntime.InferenceSession, feed: dict[str, NDArray[Any]], which: str) -> dict[str, NDArray[Any]]:
     """All outputs by name. Raises ExportError where the graph `which` does not run."""
     names = [o.name for o in run.get_outputs()]
@@ -104,7 +112,7 @@ def survey(graph: bytes, marked: Marked, task: str, batches: Iterable[Batch]) ->
 
     Covariances are of the population (divided by n). Raises ExportError where a batch does not fit.
     """
-    run = session(graph)
+    run = loaded(graph, "observe")
     taken: dict[str, list[NDArray[Any]]] = {}
     labels: list[NDArray[Any]] = []
     samples: list[dict[str, Array]] = []

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from trimtab.exporters.aware_norm import InstanceAwareNorm
-from trimtab.exporters.inner_norms import INNER, NORMS, PLAIN_FORWARDS, Rerouted, reroute
+from trimtab.exporters.inner_norms import INNER, NORMS, PLAIN_FORWARDS, Rerouted, loose, reroute
 from trimtab.exporters.marked import Array, Layer, Marked, Shape, place_of_samples
 from trimtab.runtime.bundle import Input
 from trimtab.runtime.errors import ExportError
@@ -105,7 +105,7 @@ def prepare(model: nn.Module) -> tuple[nn.Module, list[str]]:
             )
     kinds = {t.dtype for _, t in tensors if t.is_floating_point()}
     try:
-        copied = copy.deepcopy(model).to("cpu").float().eval()
+        copied = duplicate(model).to("cpu").float().eval()
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise ExportError(f"the model cannot be copied: {first_line(error)}") from error
     others = sorted(str(k).removeprefix("torch.") for k in kinds - {torch.float32})
@@ -119,6 +119,17 @@ def prepare(model: nn.Module) -> tuple[nn.Module, list[str]]:
                 notes.append(f"{name} ({type(module).__name__}) is a norm and more; the norm in it is {name}.{INNER}")
     copied.requires_grad_(False)
     return copied, notes
+
+
+def duplicate(model: nn.Module) -> nn.Module:
+    """A deep copy. What modules keep of a pass with gradients, as `torch.nn.utils.weight_norm` keeps the weight that it
+    computes, PyTorch cannot copy; it is copied without its gradient."""
+    known: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                known[id(value)] = value.detach().clone()
+    return copy.deepcopy(model, known)
 
 
 def _settle(module: nn.Module) -> None:
@@ -238,6 +249,10 @@ def slow_path() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
+def _within(name: str, modules: Sequence[str]) -> bool:
+    return any(f"{name}.".startswith(f"{part}.") for part in modules)
+
+
 def find_norms(model: nn.Module, frozen: Sequence[str], notes: list[str]) -> dict[str, nn.Module]:
     """The norm modules that can be exposed, by name. Raises ExportError on one that has no evaluation mode."""
     names = dict(model.named_modules())
@@ -248,7 +263,7 @@ def find_norms(model: nn.Module, frozen: Sequence[str], notes: list[str]) -> dic
             )
     found: dict[str, nn.Module] = {}
     for name, module in names.items():
-        if not isinstance(module, NORMS) or any(f"{name}.".startswith(f"{part}.") for part in frozen):
+        if not isinstance(module, NORMS) or _within(name, frozen):
             continue
         if isinstance(vars(module).get("forward"), Rerouted):
             continue
@@ -372,6 +387,7 @@ def trace(
         features=features,
         outputs=seen.outputs,
         integers=frozenset(i.name for i, x in zip(inputs, example, strict=True) if not x.is_floating_point()),
+        loose=tuple(n for n, m in model.named_modules() if loose(m) and not _within(n, frozen)),
         features_axis=axis,
         notes=notes,
     )

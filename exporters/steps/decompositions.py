@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._decomp import core_aten_decompositions, get_decompositions
 
-from trimtab.exporters.steps.channels import along
+from trimtab.exporters.steps import padding, scans, windows
+from trimtab.exporters.steps.channels import along, cut
 from trimtab.exporters.steps.primitives import PLAIN, positive
 
 aten: Any = torch.ops.aten
@@ -47,7 +48,7 @@ def convolution_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients with respect to `x [N, C, ...]`, `weight` and bias."""
     rank = x.dim() - 2
-    stride, padding, dilation = (_spread(v, rank) for v in (stride, padding, dilation))
+    stride, padding, dilation = (spread(v, rank) for v in (stride, padding, dilation))
     dx = dw = db = None
     if wanted[0]:
         if transposed:
@@ -128,8 +129,8 @@ def _avg_pool_backward(
     divisor_override: int | None,
 ) -> Tensor:
     """Each window gives every value in it the same share."""
-    kernel = _spread(kernel, rank)
-    stride, padding = _spread(stride or kernel, rank), _spread(padding, rank)
+    kernel = spread(kernel, rank)
+    stride, padding = spread(stride or kernel, rank), spread(padding, rank)
     size, out = list(x.shape[-rank:]), list(grad.shape[-rank:])
     shares = torch.ones([1] * rank, dtype=grad.dtype)
     for axis in range(rank):
@@ -163,14 +164,24 @@ def adaptive_matrix(before: int, after: int, like: Tensor) -> Tensor:
     return torch.tensor(rows, dtype=like.dtype, device=like.device)
 
 
-def adaptive_avg_pool2d(x: Tensor, size: Sequence[int]) -> Tensor:
-    height, width = (adaptive_matrix(x.shape[a], s, x) for a, s in zip((-2, -1), size, strict=True))
-    return height @ x @ width.T
+def adaptive_avg_pool(x: Tensor, size: Sequence[int]) -> Tensor:
+    for axis, after in zip(range(-len(size), 0), size, strict=True):
+        x = _times(x, axis, adaptive_matrix(x.shape[axis], after, x))
+    return x
 
 
-def adaptive_avg_pool2d_backward(grad: Tensor, x: Tensor) -> Tensor:
-    height, width = (adaptive_matrix(x.shape[a], grad.shape[a], x) for a in (-2, -1))
-    return height.T @ grad @ width
+def adaptive_avg_pool_backward(rank: int, grad: Tensor, x: Tensor) -> Tensor:
+    for axis in range(-rank, 0):
+        grad = _times(grad, axis, adaptive_matrix(x.shape[axis], grad.shape[axis], x).T)
+    return grad
+
+
+def _times(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
+    """The product along an axis from the end: `[..., before, ...]` -> `[..., after, ...]`."""
+    if axis == -1:
+        return x @ matrix.T
+    behind = x.shape[axis + 1 :]
+    return cut(matrix @ x.flatten(axis + 1), -1, behind)
 
 
 def max_pool_backward(
@@ -189,6 +200,10 @@ def max_pool_backward(
     flat = torch.zeros_like(x).reshape(-1, size)
     rows = prod(grad.shape[-rank:])
     return flat.scatter_add(1, indices.reshape(-1, rows), grad.reshape(-1, rows)).reshape(x.shape)
+
+
+def adaptive_max_pool_backward(grad: Tensor, x: Tensor, indices: Tensor) -> Tensor:
+    return max_pool_backward(grad, x, grad.shape[-2:], [], [], [], False, indices)
 
 
 def native_batch_norm(
@@ -259,7 +274,58 @@ def hardtanh_backward(grad: Tensor, x: Tensor, low: float, high: float) -> Tenso
     return grad * ((x > low) & (x < high)).to(grad.dtype)
 
 
-def _spread(value: Sequence[int], rank: int) -> list[int]:
+def rrelu(
+    x: Tensor, noise: Tensor, lower: float = 0.125, upper: float = 1 / 3, training: bool = False, generator: Any = None
+) -> tuple[Tensor, Tensor]:
+    """A leaky ReLU: models run in evaluation mode."""
+    return F.leaky_relu(x, (lower + upper) / 2.0), noise
+
+
+def rrelu_backward(
+    grad: Tensor, x: Tensor, noise: Tensor, lower: float, upper: float, training: bool, self_is_result: bool
+) -> Tensor:
+    return torch.where(x > 0, grad, grad * ((lower + upper) / 2.0))
+
+
+def atan2(y: Tensor, x: Tensor) -> Tensor:
+    """By half the angle: 2 atan(y / (|(x, y)| + x)), or beside the negative axis 2 atan((|(x, y)| - x) / y)."""
+    length = torch.hypot(x, y)
+    ahead = x >= 0
+    upper = torch.where(ahead, y, length - x)
+    lower = torch.where(ahead, length + x, y)
+    angle = 2.0 * torch.atan(upper / torch.where(lower == 0, 1.0, lower))
+    behind = (y == 0) & (x < 0)
+    return torch.where(behind, torch.pi, angle)
+
+
+def hypot(x: Tensor, y: Tensor) -> Tensor:
+    return torch.sqrt(x * x + y * y)
+
+
+def bucketize(x: Tensor, bounds: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
+    """How many bounds lie below each value."""
+    below = x[..., None] >= bounds if right else x[..., None] > bounds
+    return below.sum(-1).to(torch.int32 if out_int32 else torch.int64)
+
+
+def diag_embed(x: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:
+    if (offset, dim1 % (x.dim() + 1), dim2 % (x.dim() + 1)) != (0, x.dim() - 1, x.dim()):
+        return NotImplemented
+    return x[..., None] * torch.eye(x.shape[-1], dtype=x.dtype)
+
+
+def diagonal_backward(grad: Tensor, sizes: Sequence[int], offset: int, dim1: int, dim2: int) -> Tensor:
+    dim1, dim2 = dim1 % len(sizes), dim2 % len(sizes)
+    rows = torch.arange(sizes[dim1])[:, None] + min(offset, 0)
+    columns = torch.arange(sizes[dim2])[None] - max(offset, 0)
+    places = torch.arange(grad.shape[-1])[:, None, None]
+    mask = ((rows == columns) & (rows == places)).to(grad.dtype)  # [length, rows, columns]
+    dx = cut(grad @ mask.flatten(1), -1, mask.shape[1:])
+    return dx.movedim((-2, -1), (dim1, dim2))
+
+
+def spread(value: Sequence[int], rank: int) -> list[int]:
+    """One value for all axes, or one for each, as one for each."""
     return list(value) * rank if len(value) == 1 else list(value)
 
 
@@ -284,8 +350,11 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.convolution_backward.default: convolution_backward,
         aten.avg_pool2d_backward.default: partial(_avg_pool_backward, 2),
         aten.avg_pool3d_backward.default: partial(_avg_pool_backward, 3),
-        aten._adaptive_avg_pool2d.default: adaptive_avg_pool2d,
-        aten._adaptive_avg_pool2d_backward.default: adaptive_avg_pool2d_backward,
+        aten._adaptive_avg_pool2d.default: adaptive_avg_pool,
+        aten._adaptive_avg_pool3d.default: adaptive_avg_pool,
+        aten._adaptive_avg_pool2d_backward.default: partial(adaptive_avg_pool_backward, 2),
+        aten._adaptive_avg_pool3d_backward.default: partial(adaptive_avg_pool_backward, 3),
+        aten.adaptive_max_pool2d_backward.default: adaptive_max_pool_backward,
         aten.max_pool2d_with_indices_backward.default: max_pool_backward,
         aten.max_pool3d_with_indices_backward.default: max_pool_backward,
         aten._weight_norm_interface_backward.default: weight_norm_backward,
@@ -296,6 +365,12 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.linalg_vector_norm.default: vector_norm,
         aten.threshold_backward.default: threshold_backward,
         aten.hardtanh_backward.default: hardtanh_backward,
+        aten.rrelu_with_noise_functional.default: rrelu,
+        aten.rrelu_with_noise_backward.default: rrelu_backward,
+        aten.atan2.default: atan2,
+        aten.hypot.default: hypot,
+        aten.bucketize.Tensor: bucketize,
+        aten.diag_embed.default: diag_embed,
+        aten.diagonal_backward.default: diagonal_backward,
     }
-    found.update(PLAIN)
-    return found
+    return found | PLAIN | padding.TABLE | scans.TABLE | windows.TABLE

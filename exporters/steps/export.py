@@ -23,7 +23,7 @@ from trimtab.exporters.steps.method import Hyper, Method
 from trimtab.exporters.steps.model import Model, build, choose
 from trimtab.exporters.steps.optimisers import OPTIMISERS, STILL
 from trimtab.exporters.steps.source import Sample, gather
-from trimtab.exporters.survey import outputs, session
+from trimtab.exporters.survey import loaded, outputs
 from trimtab.runtime.bundle import HyperEntry, MethodEntry, PartEntry, StepFiles
 from trimtab.runtime.errors import ExportError
 
@@ -196,7 +196,7 @@ def prove(
     ]
 
     def in_graph(name: str, graph: bytes) -> Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]:
-        session_ = session(graph)
+        session_ = loaded(graph, name)
         return lambda feed: outputs(session_, feed, name)
 
     def in_streams(name: str, graph: bytes) -> Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]:

@@ -68,6 +68,8 @@ class Model:
     """Name -> value: of the model, of its calibration, and `source.<what>` of what methods need."""
     parts: tuple[Part, ...]
     layers: tuple[Layer, ...]
+    loose: tuple[str, ...]
+    """Other norms, see `Marked.loose`."""
     taken: _Taken
     classes: int
     """0 for a regression."""
@@ -218,7 +220,7 @@ def build(model: nn.Module, marked: Marked, head: str, by_name: bool, task: str 
     kinds = {i.name: torch.int64 if i.name in marked.integers else torch.float32 for i in marked.inputs}
     blank = {i.name: torch.zeros(1, *i.shape, dtype=kinds[i.name]) for i in marked.inputs}
     classes = marked.outputs if task == "classification" else 0
-    return Model(whole, keys, constants, (), tuple(marked.layers), taken, classes, blank, head)
+    return Model(whole, keys, constants, (), tuple(marked.layers), marked.loose, taken, classes, blank, head)
 
 
 def _features(taken: _Taken, marked: Marked) -> Any:
@@ -258,7 +260,8 @@ def choose(model: Model, changes: str | Sequence[str], frozen_tail: float = 0.0)
     parameters = {keyed: dotted for dotted, keyed in model.keys.items() if _learnt(model.whole, dotted)}
     if isinstance(changes, str):
         kept = model.layers[: len(model.layers) - int(frozen_tail * len(model.layers))]
-        affine = {f"norm.{layer.name}.{part}" for layer in kept for part in ("weight", "bias")}
+        norms = [*(f"norm.{layer.name}" for layer in kept), *(f"model.{name}" for name in model.loose)]
+        affine = {f"{norm}.{part}" for norm in norms for part in ("weight", "bias")}
         chosen = {
             "": [],
             "affine": [p for p in parameters if p in affine],

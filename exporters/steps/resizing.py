@@ -12,22 +12,15 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 NEAREST = ("nearest", "nearest-exact")
 LINEAR = ("linear", "bilinear", "trilinear")
+CUBIC = "bicubic"
+SHARPNESS = -0.75
+"""Of PyTorch's bicubic kernel (Keys 1981, equation 15: a)."""
 
 
-class Resizing(TorchFunctionMode):
-    """While it is on, `F.interpolate` to the nearest value, or linear in each axis, is made of products."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.interpolate:
-            return _interpolate(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _interpolate(
+def interpolate(
     input: Tensor,
     size: int | Sequence[int] | None = None,
     scale_factor: float | Sequence[float] | None = None,
@@ -36,7 +29,8 @@ def _interpolate(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Tensor:
-    if mode not in (*NEAREST, *LINEAR) or antialias:
+    """`F.interpolate`, made of products where it takes the nearest value or is linear or cubic in each axis."""
+    if mode not in (*NEAREST, *LINEAR, CUBIC) or antialias:
         return F.interpolate(input, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
     before = list(input.shape[2:])
     factors = _each(scale_factor, len(before)) if scale_factor is not None else None
@@ -77,9 +71,23 @@ def matrix(before: int, after: int, step: float | None, mode: str, align_corners
     if align_corners:
         source = places * (np.float32(before - 1) / np.float32(after - 1) if after > 1 else np.float32(0))
     else:
-        source = np.maximum(ratio * (places + np.float32(0.5)) - np.float32(0.5), np.float32(0))
-    low = np.minimum(source.astype(int), before - 1)
+        source = ratio * (places + np.float32(0.5)) - np.float32(0.5)
+        source = source if mode == CUBIC else np.maximum(source, np.float32(0))
+    low = np.floor(source).astype(int)
     share = source - low
-    np.add.at(found, (np.arange(after), low), 1.0 - share)
-    np.add.at(found, (np.arange(after), np.minimum(low + 1, before - 1)), share)
+    for away, part in _cubic(share) if mode == CUBIC else ((0, 1.0 - share), (1, share)):
+        np.add.at(found, (np.arange(after), np.clip(low + away, 0, before - 1)), part)
     return found
+
+
+def _cubic(share: NDArray[np.float32]) -> list[tuple[int, NDArray[np.float32]]]:
+    """What the four values around a place weigh, from the one before the last that is not beyond it."""
+    a = SHARPNESS
+
+    def near(d: NDArray[np.float32]) -> NDArray[np.float32]:
+        return ((a + 2) * d - (a + 3)) * d * d + 1
+
+    def far(d: NDArray[np.float32]) -> NDArray[np.float32]:
+        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+
+    return [(-1, far(share + 1)), (0, near(share)), (1, near(1 - share)), (2, far(2 - share))]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import vmap
@@ -58,17 +58,10 @@ def over_streams(recorded: Recorded, values: Values, batched: set[str], stacked:
 class _OverStreams(Again):
     """Runs what was recorded, with FOLDED operators in place of those that PyTorch would fix the sizes in."""
 
-    def run_node(self, n: fx.Node) -> Any:
-        self.now = n
-        return super().run_node(n)
-
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target in SIZES:
             return SIZES[target](*args)
         return super().call_function(FOLDED.get(target, target), args, kwargs)
-
-    def place(self) -> str:
-        return self.places.get(self.now) or "the method's own step"
 
 
 def _opened(value: Tensor, streams: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from trimtab.exporters.steps.complex_pairs import Pairs
 from trimtab.exporters.steps.decompositions import table
 from trimtab.exporters.steps.loops import Recording, recorded_loops
-from trimtab.exporters.steps.resizing import Resizing
+from trimtab.exporters.steps.rewriting import Rewriting
 from trimtab.exporters.trace import first_line, quiet, slow_path
 from trimtab.runtime.errors import ExportError
 
@@ -66,6 +67,7 @@ def record(step: Traced, values: Values, batched: set[str], root: nn.Module) -> 
         outputs.extend(out)
         return list(out.values())
 
+    again: Again | None = None
     hooks = places.watch(root)
     try:
         with (
@@ -77,7 +79,7 @@ def record(step: Traced, values: Values, batched: set[str], root: nn.Module) -> 
             sdpa_kernel(SDPBackend.MATH),  # and so does attention
             enable_python_dispatcher(),  # without it recurrent layers fix the number of samples
             recorded_loops() as bodies,
-            Resizing(),
+            Rewriting(),
         ):
             first = make_fx(flat)(*given)
             first.graph.eliminate_dead_code()
@@ -86,7 +88,8 @@ def record(step: Traced, values: Values, batched: set[str], root: nn.Module) -> 
     except ExportError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError, NotImplementedError) as error:
-        raise ExportError(f"{places.of(error)}: cannot be made a step graph: {first_line(error)}") from error
+        place = again.place() if again is not None else places.of(error)
+        raise ExportError(f"{place}: cannot be made a step graph: {first_line(error)}") from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -117,7 +120,7 @@ def _body(node: fx.Node, bodies: list[Recording], root: nn.Module) -> Recorded:
     return record(recording, values, batched, root)
 
 
-class Again(fx.Interpreter):
+class Again(Pairs):
     """Runs what was recorded, in which gradients are taken already, to be recorded without operators that change a
     value in place and with those that ATen decomposes decomposed. A new node belongs where the node that it comes
     from does."""
@@ -126,6 +129,10 @@ class Again(fx.Interpreter):
         super().__init__(graph, garbage_collect_values=False)
         self.places = places
         self.found: dict[str, str] = {}
+
+    def place(self) -> str:
+        """The module of the node that was run last."""
+        return self.places.get(self.now) or "the method's own step"
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)

@@ -241,3 +241,16 @@ def shape_of(node: fx.Node) -> list[Any]:
 def rank_of(node: fx.Node) -> int:
     rank: int = node.meta["val"].dim()
     return rank
+
+
+def argument(node: Node, position: int, name: str, default: Any = None) -> Any:
+    """One that may be given by place or by name."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def axes_of(node: Node, axes: Any) -> list[int]:
+    """Axes of a node's first argument, counted from the front; None and none: all."""
+    rank = rank_of(node.args[0])
+    if axes is None or axes == []:
+        return list(range(rank))
+    return [a % rank for a in ([axes] if isinstance(axes, int) else axes)] if rank else []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import helper
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -67,7 +70,150 @@ class Expert(nn.Module):
         return torch.einsum("nd,edf,ne->nf", x, self.experts, chosen)
 
 
+class Calls(nn.Module):
+    """What some functions make of one value, side by side."""
+
+    def __init__(self, *functions: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.functions = functions
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([function(x).reshape(x.shape[0], -1) for function in self.functions], 1)
+
+
+def halved(x: Tensor) -> Tensor:
+    """Every second value of the last axis becomes zero, and those that are negative."""
+    y = x.clone()
+    y[..., ::2] = 0.0
+    y[y < 0] = 0.0
+    return y
+
+
+def merged(x: Tensor) -> Tensor:
+    """As Swin makes one patch of four."""
+    return torch.cat([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)
+
+
+def pooled_where_channels_lie_last(x: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d((2.0 * x.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2), 1)
+
+
+def kept(x: Tensor) -> Tensor:
+    """As SegNet puts values back to where a pooling found them."""
+    return F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)
+
+
+def turned(x: Tensor) -> Tensor:
+    """As a spatial transformer looks at an image."""
+    theta = torch.tensor([[0.8, -0.3, 0.1], [0.2, 0.9, -0.2]]).to(x.dtype).expand(x.shape[0], 2, 3)
+    return F.grid_sample(x, F.affine_grid(theta, [*x.shape], align_corners=False), align_corners=False)
+
+
+FIRST, SECOND = torch.tensor([1, 0, 3]), torch.tensor([2, 2, 0])
+
+
+def filtered(x: Tensor) -> Tensor:
+    """Some frequencies weakened and turned, in place."""
+    z = torch.fft.rfft(x, norm="ortho")
+    z[..., 2:] *= 0.5
+    z = z * torch.polar(torch.ones(4), torch.arange(4.0)) + (0.3 - 0.2j) * z.conj()
+    return torch.fft.irfft(z, n=x.shape[-1])
+
+
+def spectrogram(x: Tensor) -> Tensor:
+    z = torch.stft(x.flatten(1), 8, 4, window=torch.hann_window(8, dtype=x.dtype), return_complex=True)
+    return z.abs()
+
+
+STATISTICS = torch.tensor([[1.0, 0.0, -1.0, 2.0], [0.5, 2.0, 1.0, 3.0]])
+FUNCTIONS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "padding at the edges": (
+        Calls(
+            *(partial(F.pad, pad=(2, 1, 0, 3), mode=mode) for mode in ("reflect", "replicate", "circular")),
+            lambda x: F.pad(x[:, 0], (3, 1), mode="reflect"),
+        ),
+        (2, 4, 5),
+    ),
+    "windows": (
+        Calls(
+            lambda x: x.unfold(3, 3, 2).amax(4),
+            lambda x: x.unfold(2, 2, 2),
+            lambda x: F.unfold(x, (2, 3), padding=1, stride=2, dilation=(1, 2)),
+            lambda x: F.fold(F.unfold(x, 3, stride=2, padding=1) ** 2, (6, 7), 3, stride=2, padding=1),
+        ),
+        (2, 6, 7),
+    ),
+    "adaptive poolings": (
+        Calls(
+            *(partial(F.adaptive_max_pool2d, output_size=size) for size in ((2, 2), (4, 3), (1, 1))),
+            lambda x: F.adaptive_max_pool1d(x[:, 0], 4),
+            lambda x: F.adaptive_avg_pool3d(x, (2, 4, 3)),
+            lambda x: F.avg_pool2d(x, 2, divisor_override=3),
+            pooled_where_channels_lie_last,
+            kept,
+        ),
+        (3, 6, 6),
+    ),
+    "indexing": (
+        Calls(
+            lambda x: x[:, FIRST],
+            lambda x: x[:, :, FIRST, SECOND],
+            lambda x: x[:, FIRST, :, SECOND].movedim(0, 1),
+            lambda x: x[:, FIRST[:, None], SECOND],
+            lambda x: torch.zeros_like(x).index_add(1, FIRST, x[:, :3]),
+            lambda x: x.index_copy(2, FIRST, x[:, :, :3] ** 2).index_fill(1, FIRST[:1], 0.3),
+            lambda x: torch.diagonal(x, 1, 2, 3),
+            lambda x: torch.cat([torch.empty(0), x], -2),  # as caches of attention begin
+            lambda x: torch.diag_embed(x[:, 0, 0]),
+            merged,
+            halved,
+        ),
+        (4, 4, 6),
+    ),
+    "orders": (
+        Calls(
+            lambda x: x.kthvalue(2, 1)[0],
+            lambda x: x.median(1, keepdim=True)[0],
+            lambda x: x.quantile(0.3, 1),
+            lambda x: torch.tanh(x).cumprod(1),
+            lambda x: x.logcumsumexp(1),
+            lambda x: torch.tanh(x).prod(1),
+            lambda x: x * torch.bucketize(x, torch.tensor([-0.5, 0.3])),
+        ),
+        (7,),
+    ),
+    "functions": (
+        Calls(
+            lambda x: torch.atan2(x, x.roll(1, 1)),
+            lambda x: torch.hypot(x, x.roll(1, 1)),
+            lambda x: torch.fmod(x, 0.7) + x % 0.7 + x.trunc() * x + x.frac(),
+            lambda x: (x.abs() + 1).log2() + (x.abs() + 1).log10() + torch.exp2(x) + (x.abs() + 2).acosh(),
+            lambda x: x.asinh() + (x.tanh() * 0.9).atanh() + torch.logaddexp(x, 0.5 * x) + torch.nan_to_num(x),
+            F.rrelu,
+        ),
+        (6,),
+    ),
+    "complex values": (
+        Calls(
+            filtered,
+            spectrogram,
+            lambda x: torch.fft.fft2(x).angle() * 0.1,
+            lambda x: torch.fft.ifft(torch.complex(x, 0.5 * x).exp()).imag,
+            lambda x: torch.view_as_real(
+                torch.einsum("ncs,nds->ncd", *[torch.view_as_complex(x.unflatten(2, (3, 2)))] * 2)
+            ),
+            lambda x: (1.0 / torch.complex(x, torch.ones_like(x))).real,
+        ),
+        (4, 6),
+    ),
+    "bicubic": (nn.Upsample(scale_factor=1.6, mode="bicubic"), (2, 5, 6)),
+    "bicubic by corners": (nn.Upsample((9, 4), mode="bicubic", align_corners=True), (2, 5, 6)),
+    "spatial transformer": (Calls(turned), (2, 5, 6)),
+    "batch norm of fixed statistics, not affine": (Calls(lambda x: F.batch_norm(x, *STATISTICS.to(x.dtype))), (4, 5)),
+}
+
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    **FUNCTIONS,
     "embedding": (Tokens(), (6,)),
     "mixture of experts": (Expert(), (5,)),
     "conv1d": (nn.Conv1d(4, 6, 3, padding=1), (4, 11)),
@@ -234,10 +380,9 @@ def test_an_expanded_value_is_broadcast_or_written_out() -> None:
         np.testing.assert_allclose(through_onnx(step, {"x": x}, nn.Identity(), 5)[key], value.numpy(), rtol=1e-5)
 
 
-class Sampler(nn.Module):
+class Inverse(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        grid = torch.zeros(x.shape[0], 2, 2, 2)
-        return nn.functional.grid_sample(x, grid, align_corners=False)
+        return torch.linalg.inv(x)
 
 
 class Cutter(nn.Module):
@@ -259,7 +404,7 @@ class Counter(nn.Module):
     ("layer", "words"),
     [
         (Counter(), "the number of samples does not stay free"),
-        (nn.Sequential(nn.ReLU(), Sampler()), r"^1 \(Sampler\): has the operator aten.grid_sampler_2d"),
+        (nn.Sequential(nn.ReLU(), Inverse()), r"^1 \(Inverse\): has the operator aten.linalg_inv_ex"),
         (nn.Sequential(nn.Conv2d(2, 2, 1), Cutter()), r"^1 \(Cutter\): "),
     ],
 )
