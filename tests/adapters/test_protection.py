@@ -313,23 +313,29 @@ class Decided:
     """What the guard makes of the model as exported (feature_shift of strength 0) beside outputs made up, on samples
     of which some look strange. Every run has the same counts, so that all shares are exact and nothing is by chance."""
 
-    def __init__(self, waves: Any) -> None:
+    def __init__(self, waves: Any, noise: float = 0.7) -> None:
         self.guarded = opened(waves, "feature_shift", strength=0.0)
-        x = waves.windows(np.arange(1200) % 3, 3)
+        x = waves.windows(np.arange(1200) % 3, 3, noise=noise)
         predicted = self.guarded.adapter.another().step(x).argmax(axis=1)
-        self._of_class = [x[predicted == k] for k in range(3)]
+        self.of_class = [x[predicted == k] for k in range(3)]
         self._rng = np.random.default_rng(0)
 
-    def see(self, method: Counts, static: Counts, strange: NDArray[np.bool_] | bool, runs: int = 16) -> None:
+    def see(
+        self, method: Counts, static: Counts, strange: NDArray[np.bool_] | bool, runs: int = 16, sure: float = 3.0
+    ) -> None:
         """So many runs of samples of which each model predicts each class so often, in any order."""
         theirs, ours = (
             np.concatenate([self._rng.permutation(np.repeat(np.arange(3), counts)) for _ in range(runs)])
             for counts in (method, static)
         )
-        self.follow(theirs, ours, strange)
+        self.follow(theirs, ours, strange, sure)
 
     def follow(
-        self, theirs: NDArray[np.int64], ours: NDArray[np.int64], strange: NDArray[np.bool_] | bool = False
+        self,
+        theirs: NDArray[np.int64],
+        ours: NDArray[np.int64],
+        strange: NDArray[np.bool_] | bool = False,
+        sure: float = 3.0,
     ) -> None:
         """Samples of which the method and the source model predict these classes."""
         home = self.guarded.adapter.home
@@ -337,10 +343,10 @@ class Decided:
         moments = np.repeat(home.centre.reshape(1, 2, -1), len(theirs), axis=0)
         moments[:, 1] = np.exp(moments[:, 1])
         moments[:, 0] += 100.0 * np.broadcast_to(strange, len(theirs))[:, None]
-        x = np.stack([self._of_class[k][self._rng.integers(len(self._of_class[k]))] for k in theirs])
+        x = np.stack([self.of_class[k][self._rng.integers(len(self.of_class[k]))] for k in theirs])
         for start in range(0, len(x), BATCH):
             part = slice(start, start + BATCH)
-            self.guarded.step(x[part], logits(ours[part], 3.0, 3), moments[part].astype(np.float32))
+            self.guarded.step(x[part], logits(ours[part], sure, 3), moments[part].astype(np.float32))
 
     def settle(self) -> None:
         """Two times at home with the same shares: these are the stream's from now on."""
@@ -402,6 +408,78 @@ def test_what_must_speak_for_a_method_where_the_streams_shares_are_known(
     assert decided.guarded.finding is not None
     assert decided.guarded.finding.kind == "shares"
     assert decided.guarded.trusted == trusted
+
+
+BY_CHANCE: list[tuple[str, list[tuple[Counts, Counts, int]]]] = [
+    ("a gain in 2 runs of 16", [(ALIKE, ALIKE, 4), (ALIKE, (32, 0, 0), 2), (ALIKE, ALIKE, 10)]),
+    ("a loss in 2 runs of 4", [(ALIKE, ALIKE, 2), ((30, 1, 1), ALIKE, 2)]),
+]
+
+
+@pytest.mark.parametrize("seen", [c[1] for c in BY_CHANCE], ids=[c[0] for c in BY_CHANCE])
+def test_what_may_be_by_chance_has_no_consequences(waves: Any, seen: list[tuple[Counts, Counts, int]]) -> None:
+    decided = Decided(waves)
+    decided.see(ALIKE, ALIKE, True)
+    decided.guarded.reset()  # that classes come mixed is known from now on
+    for method, static, runs in seen:
+        decided.see(method, static, True, runs)
+    found = decided.guarded.finding
+    assert found is not None
+    assert found.gain > 0.05 or found.gain < -0.2
+    assert 0.05 < found.chance < 0.95
+    assert not decided.guarded.trusted
+    assert decided.guarded.events == []
+
+
+def test_trust_lasts_while_there_is_any_gain_and_no_loss_of_late(waves: Any) -> None:
+    decided = Decided(waves)
+    trusted = []
+    for static in ((14, 9, 9), (12, 10, 10), ALIKE):
+        decided.see(ALIKE, static, True)
+        trusted.append(decided.guarded.trusted)
+    assert trusted == [True, True, False]
+    decided.see(ALIKE, (24, 4, 4), True)
+    assert decided.guarded.trusted
+    decided.see((16, 8, 8), ALIKE, True, runs=4)
+    assert decided.guarded.finding is not None
+    assert decided.guarded.finding.gain > 0.2
+    assert not decided.guarded.trusted
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_method_that_is_unsure_is_trusted_by_the_streams_own_shares_alone(waves: Any, settled: bool) -> None:
+    decided = Decided(waves, noise=2.0)
+    if settled:
+        decided.settle()
+    decided.see(ALIKE, (24, 4, 4), True, sure=1.0)
+    found, home = decided.guarded.finding, decided.guarded.adapter.home
+    assert found is not None
+    assert home is not None
+    assert found.entropy > home.entropy + 0.13 * (np.log(3) - home.entropy)
+    assert found.spread > 0
+    assert decided.guarded.trusted == settled
+
+
+@pytest.mark.parametrize(("sure", "trusted"), [(3.0, True), (20.0, False)])
+def test_a_method_must_tell_samples_apart_about_as_well(waves: Any, sure: float, trusted: bool) -> None:
+    decided = Decided(waves, noise=1.2)
+    decided.settle()
+    decided.see(ALIKE, (14, 9, 9), True, sure=sure)
+    found = decided.guarded.finding
+    assert found is not None
+    assert found.spread < 0.0
+    assert (found.spread > -0.1) == trusted
+    assert decided.guarded.trusted == trusted
+
+
+def test_the_wait_until_the_next_undoing_ends_somewhere(waves: Any) -> None:
+    decided = Decided(waves)
+    static = np.arange(512) % 3
+    x = np.repeat(decided.of_class[0][:1], 512, axis=0)
+    for _ in range(157):
+        decided.guarded.step(x, logits(static, 3.0, 3))
+    at = [event.sample for event in decided.guarded.events]
+    assert np.diff(at).tolist() == [512, 1024, 2048, 4096, 8192, 16384, 16384, 16384]
 
 
 def test_without_what_the_source_looks_like_no_shares_speak_for_a_method(waves: Any) -> None:
