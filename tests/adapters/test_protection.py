@@ -419,7 +419,7 @@ BY_CHANCE: list[tuple[str, list[tuple[Counts, Counts, int]]]] = [
 @pytest.mark.parametrize("seen", [c[1] for c in BY_CHANCE], ids=[c[0] for c in BY_CHANCE])
 def test_what_may_be_by_chance_has_no_consequences(waves: Any, seen: list[tuple[Counts, Counts, int]]) -> None:
     decided = Decided(waves)
-    decided.see(ALIKE, ALIKE, True)
+    decided.see(ALIKE, ALIKE, True, runs=64)
     decided.guarded.reset()  # that classes come mixed is known from now on
     for method, static, runs in seen:
         decided.see(method, static, True, runs)
