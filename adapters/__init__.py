@@ -1,6 +1,6 @@
 """What may change inside a model, and how.
 
-`load` opens a bundle's step graph, `load_streams` for many streams, `guarded` opens it under guard.
+`load` opens a bundle's step graph, `load_streams` for many streams, `guarded` and `guarded_streams` under guard.
 """
 
 from __future__ import annotations
@@ -9,13 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trimtab.adapters.protection import guarded
+    from trimtab.adapters.protection import guarded, guarded_streams
     from trimtab.adapters.steps import load
     from trimtab.adapters.streams import load_streams
 
-__all__ = ["guarded", "load", "load_streams"]
+__all__ = ["guarded", "guarded_streams", "load", "load_streams"]
 
-_HOMES = {"guarded": "protection", "load": "steps", "load_streams": "streams"}
+_HOMES = {
+    "guarded": "protection",
+    "guarded_streams": "protection",
+    "load": "steps",
+    "load_streams": "streams",
+}
 """Imported when they are asked for: the guard needs SciPy, step graphs alone do not (20 MiB)."""
 
 

@@ -4,7 +4,9 @@ Recorded streams repeat a class for a while, others come mixed. Each kind has it
 
 - *persistence*, of a stream that repeats classes: how much oftener neighbours are of one class than chance has it,
   mean [c_n = c_(n-1)] - sum_c share_c^2, is lowered by every error that is not its neighbour's, and is 0 where one
-  class is predicted for all.
+  class is predicted for all. It is as great where a model takes one class for another. So a method must also be right
+  as often as the source model where the class is *known* from a sample's neighbours: both models have the same there,
+  or samples look like the source's, so that its model can be gone by.
 - *shares*, of any other: a model that gives the classes the shares q where they have the shares p is wrong at least as
   often as the total variation between them, 1/2 sum_c |q_c - p_c|. The stream's own p are known from when its samples
   last looked like the source's, by their norm-input moments (`trimtab.adapters.home`): there the source model can be
@@ -20,7 +22,8 @@ they are compared with samples not far from them.
 Confidence says too little: methods that minimise entropy become surer whether they are right or not, and a source model
 is often surest where it is wrong, one class for all.
 
-A mean counts as more than chance by Student's t over runs of neighbouring samples, since neighbours are alike.
+A mean counts as more than chance by Student's t over runs of neighbouring samples, since neighbours are alike; where
+classes repeat for longer than a run, runs are alike too, and count as fewer.
 """
 
 from __future__ import annotations
@@ -41,6 +44,8 @@ RUNS = 16
 """Runs remembered: the newest."""
 LEAST = 4
 """Full runs from which on something can be said."""
+AROUND = RUN // 4
+"""Neighbours on either side that vote for a sample's class."""
 APART = 2 * RUN
 """Samples so far apart are no neighbours."""
 PERSISTENT = 0.05
@@ -69,6 +74,9 @@ class Finding:
     """Mean over all samples; about the difference in accuracy, or the least that it must be."""
     recent: float
     """The same of the newest quarter."""
+    known: float
+    """By how much oftener the method is right where the class is known from neighbours; 0 in streams that do not
+    repeat classes."""
     chance: float
     """That there is no gain, one-sided; 1 - chance: that there is no loss."""
     spread: float
@@ -158,12 +166,16 @@ class Evidence:
         steady = bool(self._usual.any(axis=1).all()) and _apart(*self._usual) <= STEADY
         usual = self._usual[0] if steady else self._prior
         away = histogram - usual
+        strange = self._strange[at]
+        known, alike = 0.0, 0.0
         if persistent:
             kind = "persistence"
             # Each run's part in the excess of equal neighbours, whose second term is quadratic in the shares.
             chance_equal = (histogram**2).sum(axis=1)
             excess = same - 2.0 * np.einsum("mrk,mk->mr", by_run, histogram) + chance_equal[:, None]
             values = excess[0] - excess[1]
+            known = _known(predicted, bool((strange >= 0).any()) and _share_of(strange) < AT_HOME)
+            alike = _alike(values)
         else:
             kind = "shares" if steady else "prior"
             # Each run's part in the total variations.
@@ -174,12 +186,13 @@ class Evidence:
             kind,
             float(values.mean()),
             float(values[-max(1, count // 4) :].mean()),
-            _chance(values),
+            known,
+            _chance(values, alike),
             float(information[0] - information[1]),
             float(classes[0]),
             float(classes[1]),
             float(entropy[0]),
-            _share_of(self._strange[at]),
+            _share_of(strange),
             _apart(histogram[0], usual),
         )
 
@@ -263,15 +276,39 @@ def _share_of(strange: NDArray[np.int64]) -> float:
     return float(known.mean()) if len(known) else 0.0
 
 
+def _known(predicted: NDArray[np.int64], at_home: bool) -> float:
+    """By how much oftener the method than the source model is of the class that most neighbours have: by both models,
+    or, at home, by the source model. `predicted [2, n]`: by both, of neighbouring samples."""
+    present, codes = np.unique(predicted, return_inverse=True)
+    each = np.eye(len(present), dtype=np.int64)[codes.reshape(predicted.shape)]
+    sums = np.pad(each.cumsum(axis=1), ((0, 0), (1, 0), (0, 0)))
+    size = predicted.shape[1]
+    place = np.arange(size)
+    around = sums[:, np.minimum(place + AROUND + 1, size)] - sums[:, np.maximum(place - AROUND, 0)] - each
+    most = around == around.max(axis=2, keepdims=True)
+    agreed = (most[1].sum(axis=1) == 1) & (at_home | (most[0] == most[1]).all(axis=1))
+    right = (predicted == present[most[1].argmax(axis=1)]) & agreed
+    return float(right[0].mean() - right[1].mean())
+
+
+def _alike(values: Array) -> float:
+    """Correlation of neighbours among `values [runs]`, 0 where it is negative."""
+    away = values - values.mean()
+    total = float((away**2).sum())
+    return max(0.0, float((away[1:] * away[:-1]).sum()) / total) if total else 0.0
+
+
 def _apart(one: Array, other: Array) -> float:
     """Total variation between shares `[K]`."""
     return float(0.5 * np.abs(one - other).sum())
 
 
-def _chance(values: Array) -> float:
-    """That the mean of `values [runs]` is not above 0, by Student's t."""
-    error = float(values.std(ddof=1)) / np.sqrt(len(values))
+def _chance(values: Array, alike: float = 0.0) -> float:
+    """That the mean of `values [runs]` is not above 0, by Student's t. Where neighbours are `alike` (correlated) the
+    number of values counts as smaller by (1 - alike) / (1 + alike) (Bayley, Hammersley 1946)."""
+    count = max(2.0, len(values) * (1.0 - alike) / (1.0 + alike))
+    error = float(values.std(ddof=1)) / np.sqrt(count)
     mean = float(values.mean())
     if error == 0.0:
         return 0.0 if mean > 0 else 1.0 if mean < 0 else 0.5
-    return float(stdtr(len(values) - 1, -mean / error))
+    return float(stdtr(count - 1.0, -mean / error))

@@ -10,14 +10,17 @@ between both.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.adapters.home import Home
 from trimtab.adapters.steps import (
     Array,
+    Part,
     State,
     StepGraph,
     checked,
@@ -46,7 +49,9 @@ class StreamsAdapter:
         self.name = described.name
         self.count = int(count)
         """S"""
+        self.home = described.home
         self.parts = described.parts
+        self.classifies = described.classifies
         self.hyper = checked(described, hyper)
         self.metrics: dict[str, NDArray[np.float32]] = {}
         """Of the last step, `[S]`; NaN where a stream took none."""
@@ -55,8 +60,9 @@ class StreamsAdapter:
         self._described = described
         self._fixed = {f"hyper.{n}": np.asarray(v, np.float32) for n, v in self.hyper.items()}
         self._session = open_session(described.graph, providers, threads)
-        self._outputs = [o.name for o in self._session.get_outputs()]
-        self._classes = int(self._session.get_outputs()[self._outputs.index("y")].shape[2])
+        self._names = [o.name for o in self._session.get_outputs()]
+        self.outputs = int(self._session.get_outputs()[self._names.index("y")].shape[2])
+        """K"""
         self._state: State = {}
         self.reset()
 
@@ -69,7 +75,7 @@ class StreamsAdapter:
         the old one. Raises ValueError on wrong shapes, and where `active` is
         no mask.
         """
-        given = checked_inputs(self._described, inputs, (self.count,))
+        given = self.named(inputs)
         whole = finite_samples(given, 2)
         if active is not None:
             active = np.asarray(active)
@@ -78,8 +84,8 @@ class StreamsAdapter:
             if active.shape != (self.count,):
                 raise ValueError(f"{self.name}: active has the shape {list(active.shape)}; give [{self.count}]")
             whole &= active[:, None]
-        y = np.full((*whole.shape, self._classes), np.nan, np.float32)
-        measured = {n: np.full(self.count, np.nan, np.float32) for n in self._outputs if n.startswith("metric.")}
+        y = np.full((*whole.shape, self.outputs), np.nan, np.float32)
+        measured = {n: np.full(self.count, np.nan, np.float32) for n in self._names if n.startswith("metric.")}
         sizes = whole.sum(1)
         for size in np.unique(sizes[sizes > 0]):  # one, unless samples were left out
             rows = np.flatnonzero(sizes == size)
@@ -87,9 +93,9 @@ class StreamsAdapter:
             here[rows] = whole[rows]
             feed = {n: v if here.all() else v[here].reshape(len(rows), size, *v.shape[2:]) for n, v in given.items()}
             before = {f"state.{n}": v if len(rows) == self.count else v[rows] for n, v in self._state.items()}
-            found = self._session.run(self._outputs, {**feed, **before, **self._fixed})
-            out = dict(zip(self._outputs, found, strict=True))
-            y[here] = out["y"].reshape(-1, self._classes)
+            found = self._session.run(self._names, {**feed, **before, **self._fixed})
+            out = dict(zip(self._names, found, strict=True))
+            y[here] = out["y"].reshape(-1, self.outputs)
             for name, values in measured.items():
                 values[rows] = out[name]
             self._keep(rows, {n: out[f"next.{n}"] for n in self._state})
@@ -122,7 +128,7 @@ class StreamsAdapter:
             self._state = checked_state(self._described, state, (self.count,))
             return
         row = self._row(stream)
-        for name, value in checked_state(self._described, state).items():
+        for name, value in self.checked_state(state).items():
             self._state[name][row] = value
 
     def reset(self, stream: int | None = None) -> None:
@@ -133,10 +139,66 @@ class StreamsAdapter:
         else:
             self._state = {n: np.repeat(v[None], self.count, 0) for n, v in self._described.start.items()}
 
+    def named(self, inputs: Array | Mapping[str, Array]) -> dict[str, Array]:
+        """Batches `[S, N, ...]` as float32 arrays by input name. Raises ValueError on wrong names or shapes."""
+        return checked_inputs(self._described, inputs, (self.count,))
+
+    def checked_state(self, state: Mapping[str, NDArray[Any]]) -> State:
+        """A copy of one stream's state. Raises ValueError as `restore` does."""
+        return checked_state(self._described, state)
+
+    def stream(self, stream: int) -> Stream:
+        """One stream as a method of its own, but for its steps. Raises ValueError where there is none."""
+        return Stream(self, self._row(stream))
+
     def _row(self, stream: int) -> int:
         if not 0 <= stream < self.count:
             raise ValueError(f"{self.name}: there is no stream {stream}; give one from 0 to {self.count - 1}")
         return stream
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One of many streams, as `StepAdapter` has it; steps are taken with the others."""
+
+    of: StreamsAdapter
+    number: int
+
+    @property
+    def name(self) -> str:
+        return self.of.name
+
+    @property
+    def classifies(self) -> bool:
+        return self.of.classifies
+
+    @property
+    def home(self) -> Home | None:
+        return self.of.home
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return self.of.parts
+
+    @property
+    def outputs(self) -> int:
+        return self.of.outputs
+
+    @property
+    def remembered(self) -> State:
+        return self.state()
+
+    def state(self) -> State:
+        return self.of.state(self.number)
+
+    def checked_state(self, state: Mapping[str, NDArray[Any]]) -> State:
+        return self.of.checked_state(state)
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        self.of.restore(state, self.number)
+
+    def reset(self) -> None:
+        self.of.reset(self.number)
 
 
 def load_streams(

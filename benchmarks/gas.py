@@ -46,19 +46,23 @@ def data() -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64], l
         sys.exit(f"{file} is not there; set TRIMTAB_DATA to the folder that holds {FILE}")
     with np.load(file, allow_pickle=False) as arrays:
         x = arrays["X"].astype(np.float64)
-        # Resistances and their changes range over five decades.
-        features = (np.sign(x) * np.log1p(np.abs(x))).astype(np.float32)
+        features = scaled(x)  # resistances and their changes range over five decades
         names = [str(n) for n in arrays["gas_names"] if n]
         return features, arrays["y"].astype(np.int64) - 1, arrays["batch"].astype(np.int64), names
 
 
-class Network(nn.Module):
-    """[N, 128] standardised features -> [N, 6] logits."""
+def scaled(x: NDArray[np.float64]) -> NDArray[np.float32]:
+    """On a logarithmic scale, either side of 0."""
+    return np.asarray(np.sign(x) * np.log1p(np.abs(x)), np.float32)
 
-    def __init__(self, outputs: int) -> None:
+
+class Network(nn.Module):
+    """[N, F] standardised features -> [N, K] logits."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Linear(128, 64, bias=False),
+            nn.Linear(inputs, 64, bias=False),
             nn.BatchNorm1d(64),
             nn.ReLU(),
             nn.Linear(64, 32, bias=False),
@@ -72,13 +76,13 @@ class Network(nn.Module):
         return logits
 
 
-def spec(seed: int, x: NDArray[np.float32], y: NDArray[np.int64], names: list[str]) -> ExportSpec:
+def spec(seed: int, x: NDArray[np.float32], y: NDArray[np.int64], names: list[str], name: str = "gas") -> ExportSpec:
     """Train on `x`, `y`, and say how the result is exported."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     rng = np.random.default_rng(seed)
     centre, spread = x.mean(axis=0), x.std(axis=0) + 1e-6
-    network = Network(len(names))
+    network = Network(x.shape[1], len(names))
     optimiser = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=1e-2)
     inputs, gases = torch.from_numpy((x - centre) / spread), torch.from_numpy(y)
     for _ in range(EPOCHS):
@@ -86,7 +90,9 @@ def spec(seed: int, x: NDArray[np.float32], y: NDArray[np.int64], names: list[st
         for batch in order.split(BATCH):
             if len(batch) < BATCH // 2:
                 continue
-            noisy = inputs[batch] + 0.2 * torch.from_numpy(rng.standard_normal((len(batch), 128)).astype(np.float32))
+            noisy = inputs[batch] + 0.2 * torch.from_numpy(
+                rng.standard_normal((len(batch), x.shape[1])).astype(np.float32)
+            )
             loss = cross_entropy(network(noisy), gases[batch], label_smoothing=0.05)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -95,7 +101,7 @@ def spec(seed: int, x: NDArray[np.float32], y: NDArray[np.int64], names: list[st
         model=network.eval(),
         example_inputs=torch.from_numpy(x[:4]),
         source_batches=[(x, y)],
-        name="gas",
+        name=name,
         classes=names,
         mean=centre.tolist(),
         std=spread.tolist(),

@@ -94,7 +94,17 @@ class Stepping:
             entry: dict[str, Any] = {"method": self.name, "accepted": guarded.trusted}
             if found is not None:
                 entry["evidence"] = found.kind
-                for key in ("gain", "recent", "chance", "spread", "classes", "classes_static", "strange", "off"):
+                for key in (
+                    "gain",
+                    "recent",
+                    "known",
+                    "chance",
+                    "spread",
+                    "classes",
+                    "classes_static",
+                    "strange",
+                    "off",
+                ):
                     entry[key] = short(getattr(found, key))
             events.append(self._event(sample, version, guarded.trusted, [entry]))
         return events

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from trimtab.exporters import export
+from trimtab.exporters import MethodChoice, export
 from trimtab.runtime.bundle import Window
 
-METHODS = ["tent", "tent+label_shift", "prior_correction", "feature_shift"]
+METHODS = [MethodChoice("tent", streams=True), "tent+label_shift", "prior_correction", "feature_shift"]
 CLASSES = ["low", "middle", "high"]
 FAULT = 0.12
 """The gain of a faulty sensor: the model as exported is right about less than half of the windows then."""
