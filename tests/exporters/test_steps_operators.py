@@ -180,7 +180,7 @@ FUNCTIONS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
             lambda x: torch.tanh(x).prod(1),
             lambda x: x * torch.bucketize(x, torch.tensor([-0.5, 0.3])),
         ),
-        (7,),
+        (4,),
     ),
     "functions": (
         Calls(
@@ -197,8 +197,7 @@ FUNCTIONS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
         Calls(
             filtered,
             spectrogram,
-            lambda x: torch.fft.fft2(x).angle() * 0.1,
-            lambda x: torch.fft.ifft(torch.complex(x, 0.5 * x).exp()).imag,
+            lambda x: torch.fft.fft2(torch.complex(x, x * x)).angle() * 0.1,
             lambda x: torch.view_as_real(
                 torch.einsum("ncs,nds->ncd", *[torch.view_as_complex(x.unflatten(2, (3, 2)))] * 2)
             ),
