@@ -92,6 +92,33 @@ def test_a_frozen_norm_stays_as_it_is(tmp_path: Path) -> None:
     assert [p.name for p in trimtab.adapters.load(tmp_path, "tent").parts] == ["model.second.weight"]
 
 
+class Activated(nn.BatchNorm1d):
+    """A norm and an activation in one, as timm has them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        training = self.training or self.running_mean is None
+        return F.relu(F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training))
+
+
+def test_norms_with_a_forward_of_their_own_are_moved(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(6, 8, 3), Activated(8), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 4))
+    exported(model.eval(), tmp_path, MethodChoice("tent", optimiser="sgd"))
+    adapter = trimtab.adapters.load(tmp_path, "tent", threads=1, lr=0.05)
+    assert [p.name for p in adapter.parts] == ["norm.1.norm.weight", "norm.1.norm.bias"]
+    model[1].running_mean = model[1].running_var = None
+    optimiser = torch.optim.SGD(model[1].parameters(), 0.05, momentum=adapter.hyper["momentum"])
+    for size in (9, 4, 9):
+        x = np.random.default_rng(size).standard_normal((size, *SHAPE)).astype(np.float32)
+        y = model(torch.from_numpy(x))
+        np.testing.assert_allclose(adapter.step(x), y.detach(), rtol=1e-4, atol=1e-5)
+        optimiser.zero_grad()
+        torch.distributions.Categorical(logits=y).entropy().mean().backward()
+        optimiser.step()
+        theta = torch.cat([model[1].weight, model[1].bias]).detach()
+        np.testing.assert_allclose(adapter.theta, theta, rtol=1e-5, atol=1e-6)
+
+
 class CutOff(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         return self[2](self[1](self[0](x)).mean(2).detach())
