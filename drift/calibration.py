@@ -60,7 +60,7 @@ def calibrate(
     but count as time where the options name a `season`.
 
     Raises ValueError, in one sentence, where an option is wrong, values are not what the detector takes, all the same
-    or too few; ModuleNotFoundError as `catalogue.build` does.
+    or too few; ImportError as `catalogue.build` does.
     """
     settings = checked(name, options or {})
     season = settings.get("season")

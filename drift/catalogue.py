@@ -348,8 +348,8 @@ def build(
     left out where it holds fewer than ENOUGH finite values, or only equal ones. `follows`: the stream goes on where the
     reference ends, so that the phase of a `season` is known (trimtab.drift.seasonal).
 
-    Raises ValueError, in one sentence, on an unknown name or option, or a value out of range; ModuleNotFoundError, in
-    one sentence, where an optional dependency of the detector is not installed.
+    Raises ValueError, in one sentence, on an unknown name or option, or a value out of range; ImportError, in one
+    sentence, where an optional dependency of the detector is not installed, or cannot work in this process.
     """
     entry = describe(name)
     if not SHORTEST <= every <= LONGEST:
@@ -389,7 +389,7 @@ def build_monitor(
 
     Each signal gets its even share of the rate (Bonferroni: valid however the signals hang together). `reference`
     maps signals to recordings without drift `[n]`, see `build`. Raises ValueError where the
-    detector or an option is wrong, ModuleNotFoundError as `build` does.
+    detector or an option is wrong, ImportError as `build` does.
     """
     unbounded = [s for s in signals if s in UNBOUNDED]
     if describe(detector).values == "0..1" and unbounded:

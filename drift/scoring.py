@@ -49,7 +49,7 @@ def scorer(
     """What scores records by detector `name`; `every`, `options` and `reference` as in `catalogue.build`.
 
     `every` None: the detector's own default, else EVERY. `range_rule` concerns the HTM detectors alone, which no
-    reference does. Raises ValueError and ModuleNotFoundError, in one sentence, as `catalogue.build` does.
+    reference does. Raises ValueError and ImportError, in one sentence, as `catalogue.build` does.
     """
     if name not in WITH_TIME:
         detector = build(name, every=EVERY if every is None else every, options=options, reference=reference)
@@ -84,7 +84,7 @@ def columns_scorer(
     """What scores records of several `columns` by detector `name`, which must be MULTIVARIATE (htm_columns).
 
     combiner: the network that combines their scores; it knows its columns, `every` and options. Raises ValueError
-    and ModuleNotFoundError, in one sentence, as `scorer` does.
+    and ImportError, in one sentence, as `scorer` does.
     """
     if name != MULTIVARIATE:
         raise ValueError(f"detector {name} takes one column; {MULTIVARIATE} takes several, and a combiner")

@@ -233,7 +233,7 @@ def new_monitor(
             options=options,
             reference=reference,
         )
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise ConfigError(f"drift.detector: {error}") from None
     except ValueError as error:
         key = "options" if drift.detector in names() else "detector"
@@ -267,7 +267,7 @@ def new_error_detector(bundle: Bundle, drift: Drift) -> Detector | None:
         if describe(drift.errors).values != "0..1":
             raise ValueError(f"{drift.errors} is no detector of rates; choose ddm, sprt_bernoulli, hddm_a or hddm_w")
         return build(drift.errors, every=false_alarm_run(drift, bundle))
-    except (ValueError, ModuleNotFoundError) as error:
+    except (ValueError, ImportError) as error:
         raise ConfigError(f"drift.errors: {error}") from None
 
 

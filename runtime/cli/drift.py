@@ -90,7 +90,7 @@ def score(
                 score_row = columns_scorer(name, columns, combiner=combiner, range_rule=not no_range_rule, **how)
             else:
                 score_row = _first(scorer(name, reference=reference, range_rule=not no_range_rule, **how))
-        except (ValueError, ModuleNotFoundError) as error:
+        except (ValueError, ImportError) as error:
             raise ConfigError(str(error)) from None
         table = rows_of(recording, reader, columns)
         row: Row | None = next(table, None)

@@ -58,7 +58,7 @@ def calibrate(
         for name in names:
             own = given[name] | (season if has_season(name) or len(names) == 1 else {})
             found += [calibrated(name, values, every=every, options=own) for every in dict.fromkeys(rates)]
-    except (ValueError, ModuleNotFoundError) as error:
+    except (ValueError, ImportError) as error:
         raise ConfigError(f"{recording}, column {column}: {error}") from None
     said = [
         ("recording", f"{recording.name}, column {column}, {len(values)} rows"),

@@ -129,7 +129,7 @@ def evaluate(
             kind: [Labelled(*draw(kind, length, repeat, seed)) for repeat in range(repeats)]
             for kind in dict.fromkeys(kinds or (() if alone else STREAMS))
         }
-    except (ValueError, ModuleNotFoundError) as error:
+    except (ValueError, ImportError) as error:
         raise ConfigError(str(error)) from None
     if recording is not None and changes is not None:
         drawn[recording.name] = [_labelled(recording, column, changes)]
@@ -186,7 +186,7 @@ def evaluate(
 
 
 def _maker(name: str, every: float, options: dict[str, Any], seasons: Sequence[float | str], alone: bool) -> Make:
-    """Raises ValueError or ModuleNotFoundError at once, where there is no such detector or option."""
+    """Raises ValueError or ImportError at once, where there is no such detector or option."""
 
     def make(reference: NDArray[np.float64] | None) -> Detector:
         own = options | (periods(seasons, reference) if has_season(name) or alone else {})

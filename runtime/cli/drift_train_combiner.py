@@ -47,7 +47,7 @@ def train_combiner(
         from trimtab.drift.htm_columns import HOLD, HtmColumns
 
         chosen = checked("htm", settings(options))
-    except (ValueError, ModuleNotFoundError) as error:
+    except (ValueError, ImportError) as error:
         raise ConfigError(str(error)) from None
     check_every(every, HOLD)
     with opened(recording) as reader:

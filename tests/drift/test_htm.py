@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -235,6 +238,34 @@ def test_without_numba_one_sentence_says_what_is_missing(monkeypatch: pytest.Mon
 
     with pytest.raises(ModuleNotFoundError, match=r"^HTM needs numba, which is not installed; install trimtab\[htm\]$"):
         build("htm", every=1000)
+
+
+def test_where_code_may_not_be_made_one_sentence_says_so(tmp_path: Path) -> None:
+    """What numba does under systemd's MemoryDenyWriteExecute, when it is imported."""
+    (tmp_path / "numba.py").write_text("raise PermissionError(13, 'cannot allocate executable memory')\n")
+    build = (
+        "from trimtab.drift.catalogue import build\ntry: build('htm', every=1000)\nexcept ImportError as e: print(e)"
+    )
+    run = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{build}"
+    said = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert said == (
+        "HTM compiles its code when it starts, which this process may not (cannot allocate executable memory); "
+        "under systemd, set MemoryDenyWriteExecute=no\n"
+    )
+
+
+def test_where_nothing_may_be_kept_on_disk_code_is_compiled_all_the_same(tmp_path: Path) -> None:
+    """As in a unit or a container whose files are read-only, for a user without a home."""
+    source = tmp_path / "place.py"
+    source.write_text("from trimtab.drift.compiled import compiled\n@compiled\ndef double(x): return 2 * x\n")
+    (tmp_path / "__pycache__").write_text("no folder")
+    nowhere = str(tmp_path / "__pycache__" / "home")
+    run = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import place; print(place.double(3))"
+    environment = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"}
+    environment |= {"HOME": nowhere, "XDG_CACHE_HOME": nowhere, "IPYTHONDIR": nowhere}
+    command = [sys.executable, "-B", "-c", run]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "6\n"), done.stderr
 
 
 def test_a_stream_with_more_events_than_asked_gets_a_higher_threshold() -> None:
