@@ -372,7 +372,13 @@ def test_an_expanded_value_is_broadcast_or_written_out() -> None:
     def step(values: dict[str, Tensor]) -> dict[str, Tensor]:
         x = values["x"]
         wide = x.mean(1, keepdim=True).expand(x.shape) / 3.0
-        return {"product": -wide * x, "sum": wide.sum(1), "both": wide * (1.0 - wide).exp(), "wider": wide + x[:, None]}
+        return {
+            "product": -wide * x,
+            "sum": wide.sum(1),
+            "both": wide * (1.0 - wide).exp(),
+            "wider": wide + x[:, None],
+            "unlike": 1.0 * (wide != 2.0),
+        }
 
     x = torch.randn(5, 4)
     for key, value in step({"x": x}).items():
