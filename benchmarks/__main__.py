@@ -13,6 +13,7 @@ NAMES = (
     "sessions",
     "detection",
     "run_lengths",
+    "short_recordings",
     "discoveries",
     "bank",
     "nab",

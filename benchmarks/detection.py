@@ -247,7 +247,7 @@ def smartwatch(signals: Sequence[str]) -> tuple[Any, list[Windows], list[Windows
     def observed(recording: Recording) -> Windows:
         inputs = {bundle.manifest.inputs[0].name: windows([recording])[0]}
         taps = Taps(Outputs(*session.run(["y", "features", "moments"], inputs)), inputs)
-        return {name: signal(taps) for name, signal in watched.items()}
+        return {name: signal.of(taps) for name, signal in watched.items()}
 
     def exercises(arm: Arm) -> list[Windows]:
         return [observed(recording) for recording in worn(recordings, UNSEEN, arm)]

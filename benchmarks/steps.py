@@ -126,7 +126,7 @@ class Eager:
     ) -> tuple[dict[str, Tensor], Callable[..., dict[str, Tensor]]]:
         """The first state, and a function (x, state) -> what the step graph gives."""
         method, optimiser = choice.found, choice.optimiser
-        model = ready(method, self.base, choice.changes, optimiser, self.marked, self.survey, self.sample)
+        model = ready(choice, self.base, self.marked, self.survey, self.sample)
         model = model.bound({n: v.to(dtype) if v.is_floating_point() else v for n, v in model.constants.items()})
         hyper = {n: h.default for n, h in hyperparameters(method, optimiser).items()}
         hyper |= LOOSER.get(choice.name, {})

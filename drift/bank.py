@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trimtab.drift.baseline import FLAT, HUGE, WINSOR, pulled_in
+from trimtab.drift.advance import FLAT, HUGE, WINSOR
+from trimtab.drift.baseline import pulled_in
 from trimtab.drift.run_length import threshold
 from trimtab.drift.sprt import LARGEST_SHIFT, bound, shares
 

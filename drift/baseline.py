@@ -25,39 +25,20 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.drift.advance import BLOCK, FLAT, HUGE, LEVEL, WINSOR, Level, advance
 from trimtab.drift.detector import State
 from trimtab.drift.reference import inflation
-
-WINSOR = 4.0
-"""Deviations at which a value is pulled in before it joins the baseline."""
 
 PRIOR = 8.0
 """Independent values that the reference's mean and deviation weigh as much as, beside those of the stream: a stream
 differs from the recording (another person, another place), and is worth more than it after a few minutes."""
 
-CLIP = 3.0
-"""Deviations at which a value is clipped in a block's mean."""
-
-HUGE = 1e150
-"""Values beyond this are skipped: their square is not a number."""
-
-BLOCK = 32
-"""Values in a block by which a stream's own variance inflation is measured."""
-
 BLOCKS = 4.0
 """Blocks that the recording's variance inflation weighs as much as, beside those of the stream."""
-
-MOST_BLOCKS = 64.0
-"""Blocks remembered; older ones fade."""
-
-FLAT = 1e-9
-"""The least deviation, as a share of the mean: below it there is nothing but rounding."""
 
 
 def prior_weight(correlation: float, warmup: int, memory: int, size: int) -> float:
@@ -85,8 +66,6 @@ class Baseline:
         """The reference, standardised `[n]`."""
         self.correlation = 1.0
         """Variance inflation of the reference; 1 without one."""
-        self.excess = 1.0
-        """Surely at least so many times the reference's variance inflation is the stream's own; 1 without one."""
         self.weight = 0.0
         if reference is not None:
             mean, deviation = winsorised(reference)
@@ -96,127 +75,59 @@ class Baseline:
             self.recorded = (reference - mean) / deviation
             self.correlation = inflation(self.recorded)
             self.weight = prior_weight(self.correlation, warmup, memory, reference.size)
+        self.fixed = (self.memory, self.correlation, float(self.known is not None), math.inf)
+        """What `advance` has to know of it; last, up to where charts rest: there are none."""
         self.reset()
+
+    @property
+    def excess(self) -> float:
+        """Surely at least so many times the reference's variance inflation is the stream's own; 1 without one."""
+        return self.level[8]
+
+    @property
+    def learning(self) -> bool:
+        """Whether it is still in its warm-up."""
+        return self.level[9] != 0.0
 
     def reset(self) -> None:
         """Forget everything; with a reference, its mean and deviation hold again."""
-        self._measure(BLOCKS, BLOCKS * self.correlation / BLOCK, 1.0)
-        self._start(*(self.known or (0.0, 0.0)), learnt=self.known is not None)
+        self._start(*(self.known or (0.0, 0.0)), self.known is not None, BLOCKS, BLOCKS * self.correlation / BLOCK, 1.0)
 
     def relearn(self) -> None:
         """Learn a new level from a warm-up; with a reference, its deviation still counts."""
-        self._start(0.0, self.known[1] if self.known else 0.0, learnt=False)
+        self._start(0.0, self.known[1] if self.known else 0.0, False, *self.level[6:9])
 
-    def _start(self, mean: float, deviation: float, learnt: bool) -> None:
+    def _start(
+        self, mean: float, deviation: float, learnt: bool, blocks: float, block_squares: float, excess: float
+    ) -> None:
         weight = self.weight
-        # Mean, and the values in it; squares about it, and degrees of freedom; the block's sum, and values to come.
-        self._level = (mean, weight if learnt else 0.0, deviation * deviation * weight, weight, 0.0, BLOCK)
-        self._learning: list[float] | None = None if learnt else []
-
-    def _measure(self, blocks: float, squares: float, excess: float) -> None:
-        """Note the squares of so many blocks' means, and how much more than the recording's they say at least."""
-        self._blocks = (blocks, squares)
-        self.excess = excess
-
-    def mark(self) -> tuple[object, ...]:
-        """Where it stands, for `back`; not while it is learning."""
-        return self._level, self._blocks, self.excess
-
-    def back(self, mark: tuple[Any, ...]) -> None:
-        """Undo what was taken since `mark`."""
-        self._level, self._blocks, self.excess = mark
+        spread = deviation * deviation * weight
+        count = weight if learnt else 0.0
+        self.level: Level = (
+            mean, count, spread, weight, 0.0, float(BLOCK), blocks, block_squares, excess, float(not learnt), 1.0
+        )  # fmt: skip
+        """All of the memory but for the warm-up: see LEVEL."""
+        self._learning: list[float] = []
 
     def take(self, value: float) -> float | None:
         """z of a value by those before it, which the value then joins; None where it is skipped or still learnt from.
 
         A value is skipped where it is not finite, or beyond HUGE.
         """
-        z = self.stretch([value], 0)[0]
-        return None if math.isnan(z) else z
+        if self.learning:
+            self.learn(value)
+            return None
+        z = [0.0]
+        _, self.level = advance((value,), 0, self.level, self.fixed, (), (), z, [0.0])
+        return None if math.isnan(z[0]) else z[0]
 
-    def stretch(self, values: Sequence[float], begin: int) -> list[float]:
-        """`take` of as many of `values` from `begin` on as have the same `excess`, in one go; at least of one.
-
-        A value that is skipped or learnt from comes alone, as NaN.
-        """
-        first = values[begin]
-        if not -HUGE < first < HUGE:
-            return [math.nan]
-        if self._learning is not None:
-            self._learning.append(first)
-            if len(self._learning) >= self.warmup:
-                self._learn(self._learning)
-            return [math.nan]
-        # Written out without min, max and abs, on local variables: this runs for every signal of every window, and
-        # calls are what it would spend its time on.
-        mean, mean_count, squares, var_count, block, left = self._level
-        memory = self.memory
-        correlation = self.correlation * self.excess
-        measured = self.known is not None
-        sqrt, log1p = math.sqrt, math.log1p
-        found: list[float] = []
-        append = found.append
-        for value in values[begin:] if begin else values:
-            if not -HUGE < value < HUGE:
-                break
-            scale = sqrt(squares / var_count)
-            smallest = FLAT * (mean if mean > 0 else -mean) + 1e-300
-            if scale < smallest:
-                scale = smallest
-            freedom = var_count / correlation
-            if freedom < 1.0:
-                freedom = 1.0
-            deviation = value - mean
-            t = deviation / (scale * sqrt(1.0 + correlation / mean_count))
-            square = t * t
-            if square > 1e300:
-                square = 1e300
-            eight = 8 * freedom
-            z = sqrt(freedom * log1p(square / freedom)) * (eight + 1) / (eight + 3)
-            joining, limit = deviation, WINSOR * scale
-            if joining > limit:
-                joining = limit
-            elif joining < -limit:
-                joining = -limit
-            # Welford's update, in place. Beyond `memory`, old values fade.
-            mean_count += 1.0
-            var_count += 1.0
-            step = joining / mean_count
-            mean += step
-            squares += joining * (joining - step)
-            if mean_count > memory:
-                mean_count = memory
-            if var_count > memory:
-                squares *= memory / var_count
-                var_count = memory
-            if deviation < 0:
-                z = -z
-            append(z)
-            if not measured:
-                continue
-            block += CLIP if z > CLIP else -CLIP if z < -CLIP else z
-            if left > 2:
-                left -= 1
-            elif left == 2:  # the next one closes the block, and `excess` is another from there on
-                left = 1
-                break
-            else:
-                self._close_block(block)
-                block, left = 0.0, BLOCK
-                correlation = self.correlation * self.excess
-        self._level = (mean, mean_count, squares, var_count, block, left)
-        return found
-
-    def _close_block(self, total: float) -> None:
-        """Learn from a block's sum how far the stream's values hang together."""
-        count, squares = self._blocks
-        blocks = count + 1.0
-        squares += (total / BLOCK) ** 2
-        count = min(blocks, MOST_BLOCKS)
-        squares *= count / blocks
-        own = BLOCK * squares / count
-        # Less one deviation of the estimate, which is that of a mean of so many chi-squared values.
-        self._measure(count, squares, max(1.0, own / self.correlation / (1.0 + math.sqrt(2.0 / count))))
+    def learn(self, value: float) -> None:
+        """Take a value of the warm-up."""
+        if not -HUGE < value < HUGE:
+            return
+        self._learning.append(value)
+        if len(self._learning) >= self.warmup:
+            self._learn(self._learning)
 
     def _learn(self, values: list[float]) -> None:
         """A baseline from the warm-up, whose outliers (by the median of absolute deviations) are pulled in."""
@@ -224,43 +135,32 @@ class Baseline:
         spread = WINSOR * 1.4826 * statistics.median(abs(v - middle) for v in values)
         if spread > 0:
             values = [min(max(v, middle - spread), middle + spread) for v in values]
-        self._learning = None
         mean = math.fsum(values) / len(values)
-        squares, freedom = self._level[2:4]
+        _, _, squares, freedom, _, _, *rest, _, resting = self.level
         squares += math.fsum((v - mean) ** 2 for v in values)
-        self._level = (mean, float(len(values)), squares, freedom + len(values) - 1, 0.0, BLOCK)
+        count = float(len(values))
+        self.level = (mean, count, squares, freedom + count - 1, 0.0, float(BLOCK), *rest, 0.0, resting)
+        self._learning = []
 
     @property
     def flat(self) -> bool:
         """Whether no value has differed from the others by more than rounding: there is no deviation to go by."""
-        mean, _, squares, freedom, _, _ = self._level
+        mean, _, squares, freedom = self.level[:4]
         return math.sqrt(squares / max(freedom, 1.0)) <= FLAT * abs(mean) + 1e-300
 
     def state(self) -> State:
         """All of the memory; what follows from the options and the reference is not in it."""
-        mean, mean_count, squares, var_count, block, left = self._level
-        blocks, block_squares = self._blocks
-        return {
-            "mean": mean,
-            "mean_count": mean_count,
-            "squares": squares,
-            "var_count": var_count,
-            "learning": None if self._learning is None else list(self._learning),
-            "block": block,
-            "block_left": left,
-            "block_squares": block_squares,
-            "blocks": blocks,
-            "excess": self.excess,
-        }
+        state: State = dict(zip(LEVEL[:9], self.level, strict=False))
+        state["block_left"] = int(state["block_left"])
+        state["learning"] = list(self._learning) if self.learning else None
+        return state
 
     def restore(self, state: State) -> None:
         """Continue exactly from `state`."""
-        mean, mean_count, squares, var_count, block = (
-            float(state[key]) for key in ("mean", "mean_count", "squares", "var_count", "block")
-        )
-        self._level = (mean, mean_count, squares, var_count, block, int(state["block_left"]))
-        self._learning = None if state["learning"] is None else [float(v) for v in state["learning"]]
-        self._measure(float(state["blocks"]), float(state["block_squares"]), float(state["excess"]))
+        learning = state["learning"]
+        numbers = [float(state[key]) for key in LEVEL[:9]]
+        self.level = (*numbers, float(learning is not None), 1.0)
+        self._learning = [float(v) for v in learning or ()]
 
 
 def pulled_in(first: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.baseline import BLOCK, BLOCKS, CLIP, FLAT, HUGE, MOST_BLOCKS, WINSOR, Baseline, pulled_in
+from trimtab.drift.advance import BLOCK, CLIP, FLAT, HUGE, MOST_BLOCKS, WINSOR
+from trimtab.drift.baseline import BLOCKS, Baseline, pulled_in
 
 Array = NDArray[np.float64]
 
@@ -62,14 +63,18 @@ class Baselines:
         self._block_left[places] = BLOCK
         self._learnt[places] = 0
 
-    def age(self, values: float) -> None:
-        """As if all had taken so many values more, and found them to be as the references say."""
+    def age(self, values: float, rng: np.random.Generator) -> None:
+        """As if all had taken so many values more, and found them to be as the references say.
+
+        How far those hang together they know by blocks alone, whose means are taken for normal.
+        """
         grown = np.minimum(self._var_count + values, self._memory)
         self._squares *= grown / self._var_count
         self._var_count[:] = grown
         self._mean_count[:] = np.minimum(self._mean_count + values, self._memory)
         self._blocks[:] = np.minimum(self._blocks + values // BLOCK, MOST_BLOCKS)
-        self._block_squares[:] = self._blocks * self.correlation / BLOCK
+        self._block_squares[:] = rng.chisquare(self._blocks) * self.correlation / BLOCK
+        self._measure(np.arange(self._blocks.size))
 
     def take(self, x: Array) -> tuple[Array, NDArray[np.int64]]:
         """z of each value `[S]`, which joins its baseline; and the streams that have none: skipped, or still learnt.
@@ -128,9 +133,13 @@ class Baselines:
         blocks = self._blocks[places] + 1.0
         kept = np.minimum(blocks, MOST_BLOCKS)
         squares = (self._block_squares[places] + (self._block[places] / BLOCK) ** 2) * (kept / blocks)
-        own = BLOCK * squares / kept
         self._blocks[places], self._block_squares[places] = kept, squares
         self._block[places], self._block_left[places] = 0.0, BLOCK
+        self._measure(places)
+
+    def _measure(self, places: NDArray[np.int64]) -> None:
+        kept = self._blocks[places]
+        own = BLOCK * self._block_squares[places] / kept
         self.excess[places] = np.maximum(1.0, own / self.correlation[places] / (1.0 + np.sqrt(2.0 / kept)))
 
     def flat(self) -> NDArray[np.bool_]:

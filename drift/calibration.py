@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from trimtab.drift.baseline import HUGE
+from trimtab.drift.advance import HUGE
 from trimtab.drift.catalogue import ENOUGH, build, checked, describe
 from trimtab.drift.evaluation import alarms
 from trimtab.drift.reference import inflation

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.baseline import HUGE
+from trimtab.drift.advance import HUGE
 from trimtab.drift.detector import Detector
 from trimtab.drift.monitor import Monitor
 from trimtab.drift.seasonal import Seasonal
@@ -22,7 +22,7 @@ from trimtab.drift.seasonal import Seasonal
 SHORTEST, LONGEST = 10.0, 1e9
 """Accepted run lengths, in values."""
 
-ENOUGH = 200
+ENOUGH = 100
 """Finite values that a reference must hold; thresholds from fewer would be worth less than those from theory."""
 
 UNBOUNDED = ("divergence", "departure", "distance", "entropy", "raw", "spectra")

@@ -92,19 +92,18 @@ def resample(
     length: int,
     rng: np.random.Generator,
     smoothing: bool = False,
-    wider: bool = False,
 ) -> NDArray[np.float64]:
     """`[streams, length]` of random blocks of `values [n]` (wrapped around), end to end.
 
     `smoothing`: their levels are moved at random, and drawn together so that their deviation stays as it is. By how
-    much is Silverman's bandwidth. `wider`: they are not drawn together.
+    much is Silverman's bandwidth.
     """
     count = -(-length // block)
     start = rng.integers(0, values.size, (streams, count, 1))
     drawn = values[(start + np.arange(block)) % values.size]
     if smoothing:
         width = 1.06 * max(values.size / block, 1.0) ** -0.2
-        shrunk = 1.0 if wider else 1 / math.sqrt(1 + width * width)
+        shrunk = 1 / math.sqrt(1 + width * width)
         level = drawn.mean(axis=2, keepdims=True)
         moved = width * level.std() * rng.standard_normal(level.shape)
         drawn += (shrunk - 1) * (level - level.mean()) + shrunk * moved

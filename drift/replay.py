@@ -12,13 +12,22 @@ section 8.2.3): what is linear is not cut at the joints, and what is not (levels
 Quantiles are then mapped to those of the recording (Theiler et al. 1992), so that what is bounded there stays so. A
 recording also holds few stretches as long as a block, so that a level a little beyond the highest seen is to be
 expected: the blocks' levels are smoothed, and shrunk by as much, which keeps their variance (Silverman and Young 1987).
-They are not shrunk where a recording is too short for the run length asked (`too_short`): it is then often of few
-people, or of one day, and levels of others lie further out.
 
 **How sure that is.** Of n / `every` alarms that a recording of n values holds, the number is uncertain by its root, and
 so is the logarithm of a run length by sqrt(every / n) at most. The mean rate of many such thresholds is then larger
-than the rate at the middle one, by exp(every / 2n): they are set for so much rarer alarms (`rarer`), but where the
-levels are wider for the same reason.
+than the rate at the middle one, by exp(every / 2n): they are set for so much rarer alarms (`rarer`).
+
+**Short recordings.** One that holds fewer than FEW alarms at the rate asked (`too_short`) may raise thresholds above
+those for independent normal values, not lower them, and is doubted in two ways:
+
+- How far sums of its values vary is uncertain. Their variance inflation r is estimated as if by f = n / (5 r + 1)
+  chi-squared values (Sokal 1997, equation 3.19, with the window of trimtab.drift.reference.inflation), so that a sum
+  over its estimated deviation follows Student's t with f degrees of freedom, not a normal distribution. Sums in its
+  replays are taken for larger, by as much as the value that t exceeds with a chance of r / `every` lies further out: it
+  is then the mean rate of all such recordings that is as asked, not that of a middle one. Where f is small that would
+  make detectors deaf, and one deviation of the estimate, sqrt(2 / f) of the variance, is the most (`doubt`).
+- Bursts greater than those it holds are to be expected. Where it follows an autoregression, that is run over normal
+  residuals too, which have no greatest value, and thresholds are at least what comes of it (`heights`).
 """
 
 from __future__ import annotations
@@ -30,6 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import hankel
 from scipy.signal import lfilter
+from scipy.special import ndtri, stdtrit
 
 from trimtab.drift.baseline import Baseline
 from trimtab.drift.baselines import Baselines
@@ -46,10 +56,24 @@ ORDERS = 40
 QUANTILES = np.linspace(0.0, 1.0, 1001)
 
 FEW = 10.0
-"""Alarms' worth of values below which a recording has not seen enough of what is rare: see `too_short`."""
+"""Alarms of which a recording must hold the values to know how rare they are."""
+
+LIKELIEST = 0.05
+"""The greatest chance of an alarm of one of the independent values of a run length."""
 
 FORGOTTEN = 0.05
 """Share of a value that is left of it, at most, a block later; 0.02 in an autoregression of one value."""
+
+
+def doubt(size: int, correlation: float, every: float) -> float:
+    """How many times larger sums of z are to be taken for what so few values do not tell: see the module.
+
+    size: of the recording. correlation: its variance inflation.
+    """
+    if not too_short(size, every):
+        return 1.0
+    freedom, chance = max(size / (5 * correlation + 1), 1.0), min(correlation / every, LIKELIEST)
+    return min(float(stdtrit(freedom, chance) / ndtri(chance)), math.sqrt(1 + math.sqrt(2 / freedom)))
 
 
 def rarer(size: int, every: float) -> float:
@@ -58,7 +82,7 @@ def rarer(size: int, every: float) -> float:
 
 
 def too_short(size: int, every: float) -> bool:
-    """Whether a recording of `size` values may not lower a threshold for independent Gaussian values."""
+    """Whether a recording of `size` values holds too few alarms to know how rare they are. See the module."""
     return size < FEW * every
 
 
@@ -72,34 +96,57 @@ def share(length: int, every: float) -> float:
     return -math.expm1(-length / every)
 
 
-def highest(
-    step: Callable[[Array], Array], baseline: Baseline, every: float, length: int, streams: int = STREAMS
+def heights(
+    solve: Callable[[Array], Array],
+    make: Callable[[float], Callable[[Array], Array]],
+    baseline: Baseline,
+    every: float,
+    length: int,
+    streams: int = STREAMS,
 ) -> Array:
-    """The highest statistics `[..., streams]` of replays of `baseline`'s recording, over what raises their thresholds.
+    """What `solve` makes of the highest statistics `[..., streams]` of replays of `baseline`'s recording.
 
-    `step`: takes z, one a stream, and gives the statistics `[..., streams]`. A replay begins as all runs but the first
-    do, after an alarm: with a level learnt from a warm-up. Where `every` is longer than a replay, it lies in the middle
-    of that time instead, when a stream's baseline has settled. Raises ValueError without a recording.
+    With one that is too short it is at least what comes of normal values that hang together as its own do. `every`: the
+    run length; `length`: values of a replay. `make(more)`: the `step` of new charts, which takes z, one a stream, to
+    their statistics `[..., streams]` where sums of z are so many times larger. Raises ValueError without a recording.
     """
-    if baseline.recorded is None or baseline.known is None:
+    values = baseline.recorded
+    if values is None:
         raise ValueError("there is no recording to replay")
-    rng = np.random.default_rng(0)
-    mean, deviation = baseline.known
-    block, warmup = block_length(baseline.correlation), baseline.warmup
-    wider = too_short(baseline.recorded.size, every)
-    values = mean + deviation * replayed(baseline.recorded, block, streams, warmup + length, rng, wider)
+    block, count = block_length(baseline.correlation), baseline.warmup + length
+
+    def solved(more: float, normal: bool) -> Array:
+        rng = np.random.default_rng(0)
+        return solve(highest(make(more), baseline, replayed(values, block, streams, count, rng, normal), every, rng))
+
+    found = solved(doubt(values.size, baseline.correlation, every), normal=False)
+    if too_short(values.size, every) and autoregression(values - values.mean(), block).size:
+        found = np.maximum(found, solved(1.0, normal=True))
+    return found
+
+
+def highest(
+    step: Callable[[Array], Array], baseline: Baseline, values: Array, every: float, rng: np.random.Generator
+) -> Array:
+    """The highest statistics `[..., streams]` on `values [warmup + length, streams]`, over what raises thresholds.
+
+    `values` are standardised as the recording is that `baseline` knows. A replay begins as all runs but the first do,
+    after an alarm: with a level learnt from a warm-up. Where `every` is longer than a replay, it lies in the middle of
+    that time instead, when a stream's baseline has settled.
+    """
+    warmup, streams = baseline.warmup, values.shape[1]
+    mean, deviation = baseline.known or (0.0, 1.0)
     baselines = Baselines([baseline] * streams)
-    older = max((every - length) / 2, 0.0)
+    older = max((every - len(values) + warmup) / 2, 0.0)
     if older > 0:
-        baselines.age(older)
+        baselines.age(older, rng)
     else:
         baselines.relearn(np.arange(streams))
-    for row in values[:warmup]:
-        baselines.take(row)
     found = np.zeros(1)
-    for row in values[warmup:]:
-        z, _ = baselines.take(row)
-        found = np.maximum(found, step(z) / baselines.excess)
+    for i, row in enumerate(values):
+        z, _ = baselines.take(mean + deviation * row)
+        if i >= warmup:
+            found = np.maximum(found, step(z) / baselines.excess)
     return found
 
 
@@ -115,22 +162,28 @@ def threshold(found: Array, length: int, every: float) -> float:
 
 
 def replayed(
-    values: Array, block: int, streams: int, length: int, rng: np.random.Generator, wider: bool = False
+    values: Array, block: int, streams: int, length: int, rng: np.random.Generator, normal: bool = False
 ) -> Array:
-    """`[length, streams]` of values like `values [n]`, from blocks of so many, whose levels may be `wider` than those
-    recorded; see the module."""
+    """`[length, streams]` of values like `values [n]`, from blocks of so many, or from a normal distribution.
+
+    See the module.
+    """
     mean = float(values.mean())
     weights = autoregression(values - mean, block)
     filtered = np.concatenate(([1.0], -weights))
     residuals = lfilter(filtered, [1.0], values - mean)[weights.size :]
     residuals -= residuals.mean()
-    drawn = resample(residuals, block, streams, length, rng, smoothing=True, wider=wider)
+    if normal:
+        drawn = residuals.std() * rng.standard_normal((streams, length))
+    else:
+        drawn = resample(residuals, block, streams, length, rng, smoothing=True)
     if weights.size:
         # Each stream goes on from some place in the recording: one that swings for long takes long to begin.
         places = rng.integers(weights.size, values.size + 1, (streams, 1)) - np.arange(1, weights.size + 1)
         drawn, _ = lfilter([1.0], filtered, drawn, axis=1, zi=(values - mean)[places] @ hankel(weights))
-        own, recorded = np.quantile(drawn[:, : 2 * block], QUANTILES), np.quantile(values - mean, QUANTILES)
-        drawn = np.interp(drawn, own, recorded)
+        if not normal:
+            own, recorded = np.quantile(drawn[:, : 2 * block], QUANTILES), np.quantile(values - mean, QUANTILES)
+            drawn = np.interp(drawn, own, recorded)
     return np.ascontiguousarray(drawn.T) + mean
 
 

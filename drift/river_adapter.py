@@ -39,7 +39,8 @@ from numpy.typing import NDArray
 from river import drift
 from river.drift import binary
 
-from trimtab.drift.baseline import HUGE, Baseline
+from trimtab.drift.advance import HUGE
+from trimtab.drift.baseline import Baseline
 from trimtab.drift.detector import Finding, State
 from trimtab.drift.run_length import threshold
 

@@ -36,7 +36,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import fdtri
 
-from trimtab.drift.baseline import HUGE, WINSOR, winsorised
+from trimtab.drift.advance import HUGE, WINSOR
+from trimtab.drift.baseline import winsorised
 from trimtab.drift.detector import Detector, Finding, State
 
 Array = NDArray[np.float64]

@@ -54,22 +54,22 @@ class Divergence:
     def __init__(self, mean: NDArray[np.floating[Any]], var: NDArray[np.floating[Any]]) -> None:
         # All as rows [1, M]: for one sample, nothing needs to be spread.
         scale = var[None] + VARIANCE_FLOOR
-        self._mean = mean[None]
-        self._inverse = 1 / scale
+        self.mean = mean[None]
+        self.inverse = 1 / scale
         # r - 1 - ln r = v / scale + rest - ln(v + VARIANCE_FLOOR)
-        self._rest = VARIANCE_FLOOR * self._inverse - 1 + np.log(scale)
+        self.rest = VARIANCE_FLOOR * self.inverse - 1 + np.log(scale)
         self._share = 0.5 / mean.size
 
     def __call__(self, moments: NDArray[Float], logs: NDArray[Float]) -> NDArray[np.float64]:
         var = moments[:, 1]
-        kl = var * self._inverse
-        kl += self._rest
+        kl = var * self.inverse
+        kl += self.rest
         kl -= logs
         if not np.minimum.reduce(var, axis=None) > 0:
             kl *= var != 0
-        shift = moments[:, 0] - self._mean
+        shift = moments[:, 0] - self.mean
         np.multiply(shift, shift, shift)
-        shift *= self._inverse
+        shift *= self.inverse
         kl += shift
         total = np.add.reduce(kl, 1)
         total *= self._share
@@ -178,15 +178,15 @@ class Departure:
     """
 
     def __init__(self, centre: NDArray[np.float64], whiten: NDArray[np.floating[Any]]) -> None:
-        self._centre = centre.astype(whiten.dtype).reshape(2, 1, -1)
-        self._whiten = _per_dimension(whiten)
+        self.centre = centre.astype(whiten.dtype).reshape(2, 1, -1)
+        self.whiten = _per_dimension(whiten)
 
     def __call__(self, moments: NDArray[Float], logs: NDArray[Float]) -> NDArray[np.float64]:
         count, width = logs.shape
-        vectors = _rows(count, 2 * width, self._whiten.dtype)
-        np.subtract(moments[:, 0], self._centre[0], vectors[:count, :width], casting="same_kind")
-        np.subtract(logs, self._centre[1], vectors[:count, width:], casting="same_kind")
-        return _lengths(vectors, self._whiten, count)
+        vectors = _rows(count, 2 * width, self.whiten.dtype)
+        np.subtract(moments[:, 0], self.centre[0], vectors[:count, :width], casting="same_kind")
+        np.subtract(logs, self.centre[1], vectors[:count, width:], casting="same_kind")
+        return _lengths(vectors, self.whiten, count)
 
 
 def departure(
@@ -206,14 +206,14 @@ class Distance:
     """
 
     def __init__(self, mean: NDArray[np.float64], whiten: NDArray[np.floating[Any]]) -> None:
-        self._mean = mean[None]
-        self._whiten = _per_dimension(whiten)
+        self.mean = mean[None]
+        self.whiten = _per_dimension(whiten)
 
     def __call__(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         count, width = features.shape
-        rows = _rows(count, width, self._whiten.dtype)
-        np.subtract(features, self._mean, rows[:count])
-        return _lengths(rows, self._whiten, count)
+        rows = _rows(count, width, self.whiten.dtype)
+        np.subtract(features, self.mean, rows[:count])
+        return _lengths(rows, self.whiten, count)
 
 
 def distance(

@@ -23,13 +23,14 @@ alarm costs in delay is small beside the delay of a small shift.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.drift import replay
+from trimtab.drift.advance import advance
 from trimtab.drift.baseline import Baseline
 from trimtab.drift.charts import Cusums
 from trimtab.drift.detector import Detector, Finding, State, Stretch
@@ -77,14 +78,12 @@ class Sprt:
         else:
             sizes = tuple(shifts or _ladder(correlation))
             heights = _replayed(recorded.tobytes(), sizes, every, warmup, memory)
-        # One chart a shift and direction: (place, sign, d, d / 2, bound of z, threshold of S).
-        self._charts = [
-            (2 * i + side, sign, d, 0.5 * d, bound(d), float(heights[side, i]))
-            for i, d in enumerate(sizes)
-            for side, sign in enumerate((1.0, -1.0))
-        ]
-        self._idle = 0.5 * min(sizes)
-        """While all S are 0, so far from 0 z changes none."""
+        self.shifts = [[d, 0.5 * d, bound(d), *map(float, heights[:, i])] for i, d in enumerate(sizes)]
+        """For each shift: its size, half of it, the bound of z, and the thresholds of S upwards and downwards."""
+        self.tests = [[0.0] * 4 for _ in sizes]
+        """For each shift, S and the values in it upwards and downwards (trimtab.drift.advance); always these lists."""
+        # While all S are 0, so far from 0 z changes none.
+        self.fixed = (*self.baseline.fixed[:3], 0.5 * min(sizes))
         self.reset()
 
     def reset(self) -> None:
@@ -93,94 +92,61 @@ class Sprt:
         self._clear()
 
     def _clear(self) -> None:
-        self._sums = [0.0] * len(self._charts)
-        self._lengths = [0] * len(self._charts)
-        self._resting = True
+        for test in self.tests:
+            test[:] = (0.0, 0.0, 0.0, 0.0)
 
     def update(self, value: float) -> Finding:
-        """Take one value: a few microseconds."""
-        _, alarms = self.update_many([value])
-        return alarms[0][1] if alarms else self._standing(False)
+        """Take one value: about two microseconds."""
+        baseline = self.baseline
+        if baseline.level[9]:
+            baseline.learn(value)
+            return self._standing(False)
+        share = [0.0]
+        _, baseline.level = advance((value,), 0, baseline.level, self.fixed, self.shifts, self.tests, share, share)
+        return self._alarm() if share[0] >= 1 else self._standing(False)
 
     def update_many(self, values: Sequence[float]) -> Stretch:
-        """Take values in order: a microsecond or two each."""
-        shares: list[float] = []
+        """Take values in order: about a microsecond each."""
+        shares = [0.0] * len(values)
         alarms: list[tuple[int, Finding]] = []
-        baseline, count = self.baseline, len(values)
-        begin = 0
-        while begin < count:
-            mark = baseline.mark()
-            z = baseline.stretch(values, begin)
-            if math.isnan(z[0]):
-                shares.append(self._standing(False).share)
-            elif self._test(z, shares):
-                taken = len(shares) - begin
-                if taken < len(z):  # what comes after an alarm is another baseline's
-                    baseline.back(mark)
-                    baseline.stretch(values[: begin + taken], begin)
-                alarms.append((len(shares) - 1, self._standing(True)))
-                baseline.relearn()
-                self._clear()
-            begin = len(shares)
+        baseline, place = self.baseline, 0
+        while place < len(values):
+            if baseline.level[9]:
+                baseline.learn(values[place])
+                place += 1
+                continue
+            place, baseline.level = advance(
+                values, place, baseline.level, self.fixed, self.shifts, self.tests, shares, shares
+            )
+            if shares[place - 1] >= 1:
+                alarms.append((place - 1, self._alarm()))
         return shares, alarms
 
-    def _test(self, z: list[float], shares: list[float]) -> bool:
-        """Take z up to the first alarm, and append a share each to `shares`. Returns whether there was an alarm."""
-        excess, sums, lengths = self.baseline.excess, self._sums, self._lengths
-        idle, resting = self._idle, self._resting
-        best = 0.0
-        for value in z:
-            if resting and -idle <= value <= idle:
-                shares.append(0.0)
-                continue
-            best = 0.0
-            for i, sign, d, half, bound, height in self._charts:
-                score = sign * value
-                total = sums[i]
-                if total == 0.0 and score <= half:
-                    continue  # the usual case: this runs for every signal of every window
-                if score > bound:
-                    score = bound
-                elif score < -bound:
-                    score = -bound
-                total += d * (score - half)
-                if total > 0:
-                    sums[i] = total
-                    lengths[i] += 1
-                    share = total / (height * excess)
-                    if share > best:
-                        best = share
-                else:
-                    sums[i] = 0.0
-                    lengths[i] = 0
-            shares.append(best)
-            if best >= 1:
-                return True
-            resting = best == 0.0
-        self._resting = resting
-        return False
+    def _alarm(self) -> Finding:
+        finding = self._standing(True)
+        self.baseline.relearn()
+        self._clear()
+        return finding
 
     def _standing(self, alarm: bool) -> Finding:
         """Of the chart that stands nearest to its threshold."""
-        excess, nearest, best = self.baseline.excess, 0, 0.0
-        for i, _, _, _, _, height in self._charts:
-            share = self._sums[i] / (height * excess)
-            if share > best:
-                nearest, best = i, share
-        onset = self._lengths[nearest] - 1 if alarm else None
-        return Finding(alarm, self._sums[nearest], self._charts[nearest][5] * excess, onset)
+        level, (_, _, _, height, _) = self.baseline.level, self.shifts[0]
+        excess, total, length, best = level[8], 0.0, 0.0, 0.0
+        if not level[10]:
+            for (up, risen, down, fallen), (_, _, _, upper, lower) in zip(self.tests, self.shifts, strict=True):
+                if up / upper > best:
+                    total, length, height, best = up, risen, upper, up / upper
+                if down / lower > best:
+                    total, length, height, best = down, fallen, lower, down / lower
+        return Finding(alarm, total, height * excess, int(length) - 1 if alarm else None)
 
     def side_by_side(self, detectors: Sequence[Detector]) -> Cusums:
         """The charts of `detectors` for so many streams. Raises ValueError where one is of another kind."""
-        charts = [d._charts for d in detectors if isinstance(d, Sprt)]
-        if len(charts) < len(detectors):
+        alike = [d for d in detectors if isinstance(d, Sprt)]
+        if len(alike) < len(detectors):
             raise ValueError("detectors side by side must be of one kind, with the same options")
-        # Recordings tell how many shifts there are: what a stream has less than others never alarms.
-        most = max(map(len, charts))
-        never = [(1.0, 1.0, math.inf)]
-        rows = np.array([[(d, b, h) for _, _, d, _, b, h in own] + never * (most - len(own)) for own in charts])
-        sizes, bounds, heights = rows.transpose(2, 1, 0)
-        return Cusums(sizes[::2].copy(), bounds[::2].copy(), np.stack([heights[::2], heights[1::2]]))
+        sizes, _, bounds, up, down = padded(alike).transpose(2, 1, 0).copy()
+        return Cusums(sizes, bounds, np.stack([up, down]))
 
     def state(self) -> State:
         """All of the memory; calibration follows from the options and the reference, and is not in it."""
@@ -188,18 +154,31 @@ class Sprt:
             "detector": self.name,
             "version": 2,
             **self.baseline.state(),
-            "sums": list(self._sums),
-            "lengths": list(self._lengths),
+            "sums": [total for up, _, down, _ in self.tests for total in (up, down)],
+            "lengths": [int(length) for _, risen, _, fallen in self.tests for length in (risen, fallen)],
         }
 
     def restore(self, state: State) -> None:
         """Continue exactly from `state`. Raises ValueError where it is of another detector, version or shifts."""
-        if state.get("detector") != self.name or state.get("version") != 2 or len(state["sums"]) != len(self._charts):
+        sums, lengths = state.get("sums", ()), state.get("lengths", ())
+        fits = len(sums) == len(lengths) == 2 * len(self.tests)
+        if state.get("detector") != self.name or state.get("version") != 2 or not fits:
             raise ValueError(f"this state is not of {self.name} with these options; reset the detector")
         self.baseline.restore(state)
-        self._sums = [float(v) for v in state["sums"]]
-        self._lengths = [int(v) for v in state["lengths"]]
-        self._resting = not any(self._sums)
+        for i, test in enumerate(self.tests):
+            up, down = 2 * i, 2 * i + 1
+            test[:] = (float(v) for v in (sums[up], lengths[up], sums[down], lengths[down]))
+        self.baseline.level = (*self.baseline.level[:10], float(not any(sums)))
+
+
+def padded(detectors: Sequence[Sprt]) -> Array:
+    """The shifts of `detectors` `[S, most shifts, 5]`; where one has fewer than others, some that never begin a sum.
+
+    Recordings tell how many shifts there are.
+    """
+    most = max(len(d.shifts) for d in detectors)
+    never = [1.0, math.inf, 1.0, math.inf, math.inf]
+    return np.array([d.shifts + [never] * (most - len(d.shifts)) for d in detectors])
 
 
 def _ladder(correlation: float) -> tuple[float, ...]:
@@ -231,15 +210,22 @@ def _replayed(recorded: bytes, sizes: tuple[float, ...], every: float, warmup: i
     apart = replay.rarer(values.size, every)
     length = replay.duration(apart)
     theory = _theory(sizes, apart)
-    charts = _side_by_side(sizes, theory, replay.STREAMS)
-    found = replay.highest(charts.parts, Baseline(warmup, memory, values), apart, length)
     # Each chart by its share of the rate, and then all of them together: charts also alarm at the same time.
     split = np.tile(shares(sizes, apart), 2)
-    factors = np.array([replay.threshold(f, length, e) for f, e in zip(found, split, strict=True)])
-    factors = np.maximum(factors, LEAST)
-    factors *= replay.threshold((found / factors[:, None]).max(axis=0), length, apart)
-    heights = theory * factors.reshape(theory.shape)
-    return np.asarray(np.maximum(heights, theory if replay.too_short(values.size, every) else LEAST))
+
+    def solve(found: Array) -> Array:
+        factors = np.array([replay.threshold(f, length, e) for f, e in zip(found, split, strict=True)])
+        factors = np.maximum(factors, LEAST)
+        factors *= replay.threshold((found / factors[:, None]).max(axis=0), length, apart)
+        return np.asarray(theory * factors.reshape(theory.shape))
+
+    def make(more: float) -> Callable[[Array], Array]:
+        charts = _side_by_side(sizes, theory, replay.STREAMS)
+        # Not z itself: what makes sums larger makes no single value one that the chart of a large shift waits for.
+        return lambda z: more * more * charts.parts(z)
+
+    heights = replay.heights(solve, make, Baseline(warmup, memory, values), apart, length)
+    return np.maximum(heights, theory if replay.too_short(values.size, every) else LEAST)
 
 
 def _side_by_side(sizes: tuple[float, ...], heights: Array, streams: int) -> Cusums:

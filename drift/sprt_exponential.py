@@ -19,7 +19,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.baseline import HUGE, prior_weight
+from trimtab.drift.advance import HUGE
+from trimtab.drift.baseline import prior_weight
 from trimtab.drift.detector import Finding, State
 from trimtab.drift.reference import inflation
 from trimtab.drift.run_length import both_ways, exponential_run_length

@@ -21,7 +21,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.drift.baseline import HUGE, prior_weight
+from trimtab.drift.advance import HUGE
+from trimtab.drift.baseline import prior_weight
 from trimtab.drift.detector import Finding, State
 from trimtab.drift.reference import inflation
 from trimtab.drift.run_length import poisson_threshold

@@ -97,7 +97,7 @@ class Standardised:
         self.bound = bound(every)
         self.height = theory()
         if recorded is not None and self.height < math.inf:
-            found = _replayed(make, many, options, recorded.tobytes(), warmup, memory, every)
+            found = _replayed(make, many, options, recorded.tobytes(), warmup, memory, every, spread)
             self.height = max(self.height, found) if guaranteed or replay.too_short(recorded.size, every) else found
         self._statistic = 0.0
 
@@ -176,20 +176,31 @@ def _replayed(
     warmup: int,
     memory: int,
     every: float,
+    spread: bool,
 ) -> float:
     """The threshold at which a chart alarms once in `every` values like those `recorded` (float64)."""
     values = np.frombuffer(recorded)
     most = bound(every)
     apart = replay.rarer(values.size, every)
     baseline = Baseline(warmup, memory, values)
+    streams, length = replay.STREAMS, replay.duration(apart)
     if many is None:
-        streams, length = SLOW, replay.duration(apart) // 4
-        charts = [make(*options) for _ in range(streams)]
+        streams, length = SLOW, length // 4
 
-        def step(z: NDArray[np.float64]) -> NDArray[np.float64]:
-            return np.array([chart.step(v) for chart, v in zip(charts, z.tolist(), strict=True)])
-    else:
-        streams, length = replay.STREAMS, replay.duration(apart)
-        step = many(streams, *options).step
-    found = replay.highest(lambda z: step(np.clip(z, -most, most)), baseline, apart, length, streams)
-    return replay.threshold(found, length, apart)
+    def new(more: float) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+        if many is not None:
+            step = many(streams, *options).step
+        else:
+            charts = [make(*options) for _ in range(streams)]
+
+            def step(z: NDArray[np.float64]) -> NDArray[np.float64]:
+                return np.array([chart.step(v) for chart, v in zip(charts, z.tolist(), strict=True)])
+
+        if spread:  # it would alarm at z that are larger; sums of their squares are what varies more
+            return lambda z: more * more * step(np.clip(z, -most, most))
+        return lambda z: step(np.clip(more * z, -most, most))
+
+    def solve(found: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.array(replay.threshold(found, length, apart))
+
+    return float(replay.heights(solve, new, baseline, apart, length, streams))

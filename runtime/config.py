@@ -178,6 +178,13 @@ class Drift(Section):
     refractory: int = Field(256, ge=0, description="Windows after an alarm in which no other is raised.")
     observe_every: Positive = Field(1, description="Every n-th window of a stream is observed; the others only served.")
 
+    @field_validator("discoveries", mode="before")
+    @classmethod
+    def _some(cls, value: Any) -> Any:
+        if value is None:  # a default is not validated: this is a key without a value
+            raise ValueError("is empty; give `{}` for its defaults, or leave discoveries out")
+        return value
+
     @model_validator(mode="after")
     def _either(self) -> Drift:
         unused = {"detector", "options", "calibrations"} & self.model_fields_set

@@ -52,6 +52,11 @@ class LateLabels:
                 found.append((number, finding))
         return found
 
+    def reset(self) -> None:
+        """The model decides by another vector from now on: of its errors nothing is known yet."""
+        self.detector.reset()
+        self._decided.clear()
+
     def state(self) -> State:
         """The detector's; what was decided before a restart is not known again."""
         return self.detector.state()

@@ -7,6 +7,7 @@ input or output: it takes blocks, is told when to turn (`due`), and gives back w
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -33,13 +34,13 @@ from trimtab.runtime.stepping import Held, Stepping
 from trimtab.runtime.tries import Plan
 from trimtab.runtime.watch import (
     Inputs,
+    Signals,
     Taps,
     calibrated,
     new_discoveries,
     new_error_detector,
     new_monitor,
     references,
-    watched_signals,
 )
 from trimtab.runtime.windows import Windower
 
@@ -94,9 +95,9 @@ class StreamState:
 
 Kept = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 """Outputs `[K]` of one sample, and where it was observed norm-input moments `[2, M]`."""
-Result = tuple[Any, Any, dict[str, float] | None, Kept | None]
-"""Of one sample, as Python numbers: class and its probability, or values and whether they are finite; signals. And
-what a step graph's guard is to have."""
+Result = tuple[Any, Any, list[float] | None, Kept | None]
+"""Of one sample, as Python numbers: class and its probability, or values and whether they are finite; the watched
+signals. And what a step graph's guard is to have."""
 
 Sighting = tuple[Alarm | None, float]
 """What a stream's detectors made of one window: an alarm, and how near they stand to one."""
@@ -147,10 +148,10 @@ class Pipeline:
         self._holding: dict[str, Stepping] = {}  # those for which windows wait
         self._taken: deque[Taken] = deque()
         self._targets = bundle.manifest.targets
-        watched = watched_signals(bundle, config.drift)
-        self._watched = list(watched)
-        self._signals = list(watched.values())
+        self._signals = Signals(bundle, config.drift)
+        self._watched = watched = self._signals.names
         self._of_inputs = any(name in watched for name in input_signals.SIGNALS)
+        self._unknown = [math.nan] * len(watched)
         self._reference = references(bundle, config.drift, watched)
         self._discoveries = new_discoveries(bundle, config.drift, watched)
         self.plan = Plan(bundle, config, engine, executor)
@@ -158,6 +159,8 @@ class Pipeline:
         """What labels told since the last turn."""
         self._new_late()
         self._new_monitor()  # a wrong detector or option shows itself at the start, not at the first sample
+        zeros = {i.name: np.zeros((1, *i.shape), np.float32) for i in bundle.manifest.inputs}
+        self._signals.compile(engine.infer(zeros, [""], True))
 
     # -- taking samples ---------------------------------------------------------------------------------------------
 
@@ -306,7 +309,10 @@ class Pipeline:
         if self._discoveries is not None:
             return [(None, 0.0)] * len(results)
         alarms, pressures = monitor.update_many(
-            [result[2] or {} if result is not None and result[1] > 0 else {} for result in results]
+            [
+                result[2] or self._unknown if result is not None and result[1] > 0 else self._unknown
+                for result in results
+            ]
         )
         if not alarms:
             return [(None, pressure) for pressure in pressures]
@@ -395,6 +401,8 @@ class Pipeline:
             stream.monitor.reset()
             if self._discoveries is not None:
                 self._discoveries.reset(stream.name)
+            if stream.late is not None:
+                stream.late.reset()
         return changed
 
     def _infer(self, samples: list[Sample], step: Step) -> list[Result | None]:
@@ -436,15 +444,14 @@ class Pipeline:
     def _read(self, outputs: Outputs, inputs: Inputs | None) -> list[Result]:
         """Outputs as plain Python numbers, one result a sample; signals where `inputs` were observed."""
         y = outputs.y
-        rows: Sequence[dict[str, float] | None] = [None] * len(y)
+        rows: Sequence[list[float] | None] = [None] * len(y)
         kept: Sequence[Kept | None] = [None] * len(y)
         if self.plan.always:
             kept = list(zip(y, [None] * len(y) if outputs.moments is None else outputs.moments, strict=True))
+        taps = Taps(outputs, inputs or {})
+        if inputs is not None:
+            rows = self._signals(taps)
         with np.errstate(all="ignore"):
-            taps = Taps(outputs, inputs or {})
-            if inputs is not None:
-                watched = [signal(taps).tolist() for signal in self._signals]
-                rows = [dict(zip(self._watched, values, strict=True)) for values in zip(*watched, strict=True)]
             if not self._classify:
                 finite = [bool(f) for f in np.logical_and.reduce(np.isfinite(y), axis=1)]
                 return list(zip(y.astype(np.float64).tolist(), finite, rows, kept, strict=True))
@@ -464,7 +471,9 @@ class Pipeline:
         elif not result[1] > 0:  # NaN, or an infinite logit
             reason = "the model's output is not finite"
         else:
-            found, score, watched, _ = result
+            found, score, row, _ = result
+            if row is not None:
+                watched = dict(zip(self._watched, row, strict=True))
             predicted = -1
             if self._classify:
                 output, shown, predicted = self._classes[found], round(score, 6), found
@@ -531,7 +540,9 @@ class Pipeline:
     def _new_monitor(self) -> Monitor:
         if self._discoveries is not None:
             return Monitor({}, 0)
-        return new_monitor(self.bundle, self.config.drift, self._watched, self._reference)
+        monitor = new_monitor(self.bundle, self.config.drift, self._watched, self._reference)
+        monitor.compile()
+        return monitor
 
     def command(self, name: str, stream: str | None, version: int | None = None) -> Step:
         """Carry out `pause`, `resume`, `reset`, `rollback`, `pin`, `unpin` or `adapt` for one stream, or for all.

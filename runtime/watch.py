@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from trimtab.adapters.parameters import ParameterLayout
 from trimtab.drift import input_signals
 from trimtab.drift.catalogue import LONGEST, SEASON, SHORTEST, build, build_monitor, describe, names
+from trimtab.drift.compiled import possible
 from trimtab.drift.detector import Detector
 from trimtab.drift.discoveries import Discoveries
+from trimtab.drift.measure import SIGNALS, Measure
 from trimtab.drift.monitor import Monitor
 from trimtab.drift.signals import Departure, Distance, Divergence, Softmax, log_variances, whitening
 from trimtab.runtime.bundle import Bundle
@@ -35,27 +38,36 @@ class Taps:
 
     def __init__(self, outputs: Outputs, inputs: Inputs) -> None:
         self.inputs = inputs
-        self._outputs = outputs
+        self.outputs = outputs
 
     @cached_property
     def softmax(self) -> Softmax:
-        return Softmax(self._outputs.y)
+        return Softmax(self.outputs.y)
 
     @property
     def features(self) -> NDArray[np.float32]:
-        return _observed(self._outputs.features)
+        return _observed(self.outputs.features)
 
     @property
     def moments(self) -> NDArray[np.float32]:
-        return _observed(self._outputs.moments)
+        return _observed(self.outputs.moments)
 
     @cached_property
     def logs(self) -> NDArray[np.float32]:
         return log_variances(self.moments)
 
 
-Signal = Callable[[Taps], NDArray[np.float64]]
-"""From what was observed of N samples to one figure each, `[N]`."""
+Measured = Divergence | Departure | Distance
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """From what was observed of N samples to one figure each, `[N]`."""
+
+    of: Callable[[Taps], NDArray[np.float64]]
+    by: Measured | None = None
+    """What `trimtab.drift.measure` can take it by."""
+
 
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "week": 604800.0, "month": 2629800.0}
 
@@ -69,14 +81,14 @@ def _divergence(bundle: Bundle) -> Signal | None:
     # In the precision of moments, as departure is: it costs half.
     mean, var = bundle.source.moments_mean, bundle.source.moments_var
     divergence = Divergence(mean.astype(np.float32), var.astype(np.float32))
-    return lambda taps: divergence(taps.moments, taps.logs)
+    return Signal(lambda taps: divergence(taps.moments, taps.logs), divergence)
 
 
 def _departure(bundle: Bundle) -> Signal | None:
     if not bundle.source.moments_centre.size:
         return None
     departure = Departure(bundle.source.moments_centre, bundle.source.moments_whitening)
-    return lambda taps: departure(taps.moments, taps.logs)
+    return Signal(lambda taps: departure(taps.moments, taps.logs), departure)
 
 
 def _distance(bundle: Bundle) -> Signal | None:
@@ -88,13 +100,13 @@ def _distance(bundle: Bundle) -> Signal | None:
         raise BundleError(
             f"{bundle.path / bundle.manifest.source}: feature_cov has negative eigenvalues; export the bundle again"
         ) from None
-    return lambda taps: distance(taps.features)
+    return Signal(lambda taps: distance(taps.features), distance)
 
 
 def _entropy(bundle: Bundle) -> Signal | None:
     if bundle.manifest.task != "classification":
         return None
-    return lambda taps: taps.softmax.entropy()
+    return Signal(lambda taps: taps.softmax.entropy())
 
 
 def _of_inputs(name: str, bundle: Bundle) -> Signal:
@@ -110,7 +122,7 @@ def _of_inputs(name: str, bundle: Bundle) -> Signal:
             f"from too few source samples); export the bundle again, or drop {name} from drift.signals"
         )
     unusual = input_signals.Unusual(bundle.source.usual[name])
-    return lambda taps: unusual(input_signals.figures(name, [taps.inputs[s] for s in sensors]))
+    return Signal(lambda taps: unusual(input_signals.figures(name, [taps.inputs[s] for s in sensors])))
 
 
 def calibrated(inputs: Inputs, thetas: Sequence[NDArray[np.float32] | None], layout: ParameterLayout) -> Inputs:
@@ -158,6 +170,47 @@ def watched_signals(bundle: Bundle, drift: Drift) -> dict[str, Signal]:
             f"features) gives none of {', '.join(drift.signals)}; name another"
         )
     return found
+
+
+class Signals:
+    """The watched signals of micro-batches, a row a window. `compiled` takes those of `drift.measure` by machine code.
+
+    Raises what `watched_signals` raises.
+    """
+
+    def __init__(self, bundle: Bundle, drift: Drift) -> None:
+        self._signals = watched_signals(bundle, drift)
+        self.names = list(self._signals)
+        self._measure: Measure | None = None
+        self._others = list(enumerate(self._signals.values()))
+        """Those that are not taken by machine code, and their columns."""
+
+    def compile(self, outputs: Outputs) -> None:
+        """Take them by machine code from now on, where that is possible; `outputs`, of any sample, to try it on.
+
+        For the first time on a machine it takes seconds.
+        """
+        others = [(i, signal) for i, signal in self._others if self.names[i] not in SIGNALS]
+        if not possible() or len(others) == len(self.names):
+            return
+        self._measure, self._others = Measure(self.names, [s.by for s in self._signals.values()]), others
+        self._measure(outputs.moments, outputs.features, outputs.y, self._table(len(outputs.y)))
+
+    def _table(self, count: int) -> NDArray[np.float64]:
+        return np.empty((count, len(self.names)))
+
+    def __call__(self, taps: Taps) -> list[list[float]]:
+        """`[N, S]`."""
+        outputs = taps.outputs
+        table = self._table(len(outputs.y))
+        if self._measure is not None:
+            self._measure(outputs.moments, outputs.features, outputs.y, table)
+        if self._others:
+            with np.errstate(all="ignore"):
+                for i, signal in self._others:
+                    table[:, i] = signal.of(taps)
+        rows: list[list[float]] = table.tolist()
+        return rows
 
 
 def false_alarm_run(drift: Drift, bundle: Bundle) -> float:

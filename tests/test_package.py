@@ -48,7 +48,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     allowed = re.compile(
-        r"trimtab/(adapters|drift|exporters|exporters/methods|exporters/steps(/operators)?|runtime|runtime/cli|examples|examples/watch)/[a-z_0-9]+\.py"
+        r"trimtab/(adapters|drift|exporters(/methods|/steps|/steps/operators)?|runtime(/cli)?|examples(/watch)?)/[a-z_0-9]+\.py"
         r"|trimtab/(adapters|drift|exporters|runtime)/py\.typed"
         r"|trimtab/examples/watch/bundle/[a-z]+\.(onnx|npz|yaml)"
         r"|trimtab-[0-9.]+\.dist-info/(METADATA|WHEEL|RECORD|entry_points\.txt|top_level\.txt|licenses/LICENSE)"

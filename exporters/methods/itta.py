@@ -22,7 +22,7 @@ after it has been learnt from.
 Ours: the model is given, so that in source training the blocks stand for the network whose weights learn in (a) there,
 and w aligns the gradients of what will move. After each of a ResNet's four stages the authors put five maps with ReLUs
 between, which leave only activations that are not negative as they are; here a block is one map, after each of up to
-four norms that are spread evenly. x' is an augmented x (see `augmented`), where they mix statistics of feature maps
+four norms that are spread evenly. x' is an augmented x (see `steps.augment`), where they mix statistics of feature maps
 between samples.
 """
 
@@ -33,7 +33,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from trimtab.exporters.steps.augment import augmented
 from trimtab.exporters.steps.blocks import BLOCKS, through_blocks
 from trimtab.exporters.steps.consistency import inconsistency
 from trimtab.exporters.steps.gradient import gradient
@@ -48,7 +47,7 @@ def init_state(model: Model) -> State:
 
 
 def step(model: Model, state: State, inputs: Inputs, hyper: Mapping[str, Tensor]) -> tuple[State, Tensor, Metrics]:
-    view = augmented(inputs, state["count"], 0)
+    view = model.views(inputs, state["count"], 0)
 
     def loss(theta: Tensor) -> tuple[Tensor, Tensor]:
         (_, features), (_, others) = (through_blocks(model, theta, x) for x in (inputs, view))
@@ -69,6 +68,7 @@ ITTA = Method(
     step=step,
     hyper={"scale": Hyper(1e-6, 0.0, 1e3, "factor of the loss")},
     changes=BLOCKS,
+    augments=True,
     rates={"adam": 1e-4, "sgd": 1e-4},
     needs=("consistency",),
 )

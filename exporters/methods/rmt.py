@@ -27,8 +27,8 @@ momentum at 0.01).
 
 Ours: prototypes and warm-up (one pass) are made of at most 2,000 source samples in batches of 64, and 512 of them
 (fewer, where a sample is large) are stored for replay, drawn in turn; without labels the model's own predictions serve;
-a class that has no sample has no prototype; the augmentation is that of `steps.augment`; and all weights change, where
-their code takes those named weight or bias.
+a class that has no sample has no prototype; augmentations are for any signal unless the export asks for the authors',
+of images (see `steps.augment`); and all weights change, where their code takes those named weight or bias.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trimtab.exporters.steps import contrast
-from trimtab.exporters.steps.augment import augmented
 from trimtab.exporters.steps.gradient import gradient
 from trimtab.exporters.steps.losses import entropy, symmetric
 from trimtab.exporters.steps.method import Hyper, Method, Metrics, Need, State
@@ -74,7 +73,7 @@ def step(
     projection = {name.removeprefix(PROJECTION): value for name, value in state.items() if name.startswith(PROJECTION)}
     mean, seen = model.source("prototypes.mean"), model.source("prototypes.seen")
     theirs = model(state["teacher"], inputs)
-    other = augmented(inputs, state["count"], 0)
+    other = model.views(inputs, state["count"], 0)
     sizes = [len(ours["theta"]), len(projection["theta"])]
 
     def loss(both: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
@@ -126,6 +125,7 @@ def _method(name: str, does: str, replays: bool) -> Method:
         step=partial(step, replays=replays),
         hyper={**weights, **(replay if replays else {})},
         changes="all",
+        augments=True,
         rates={"adam": 1e-3, "nesterov": 0.01, "sgd": 0.01},
         needs=(*needs, "replay") if replays else needs,
     )

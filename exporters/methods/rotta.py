@@ -23,8 +23,9 @@ E(a) = exp(-a / 64) / (1 + exp(-a / 64)). It runs through mu_batch, too.
 
 Defaults, from the authors' code for CIFAR-10-C: Adam at 1e-3, alpha 0.05, nu 0.001, lambda_t = lambda_u = 1. The code
 was taken for what the paper leaves open: a batch is predicted before any of its samples is added, and its samples are
-added one by one, with rounds of learning between them. Ours: augmentations are of any signal, not of images (see
-`augmented`); of norms other than batch norms the weights and biases learn, too; dropout stays off.
+added one by one, with rounds of learning between them. Ours: augmentations are for any signal unless the export asks
+for the authors', of images (see `steps.augment`); of norms other than batch norms the weights and biases learn, too;
+dropout stays off.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ import torch
 from torch import Tensor
 
 from trimtab.exporters.steps import memory, running
-from trimtab.exporters.steps.augment import augmented
 from trimtab.exporters.steps.gradient import gradient
 from trimtab.exporters.steps.losses import cross_entropy, entropy
 from trimtab.exporters.steps.memory import CAPACITY, FREE
@@ -99,7 +99,7 @@ def _learn(
 
     def loss(theta: Tensor) -> tuple[Tensor, Tensor]:
         by_student, statistics = _robust(model, state["statistics"], hyper["alpha"])
-        y = model(theta, augmented(inputs, number, 0), by_student)
+        y = model(theta, model.views(inputs, number, 0), by_student)
         return (weight * cross_entropy(y, target)).mean(), running.joined(statistics)
 
     g, statistics = gradient(loss, state["theta"])
@@ -140,6 +140,7 @@ ROTTA = Method(
         "timeliness": Hyper(1.0, 0.0, 100.0, "weight of a sample's age where one must leave the memory"),
         "uncertainty": Hyper(1.0, 0.0, 100.0, "weight of a sample's entropy where one must leave the memory"),
     },
+    augments=True,
     rates={"adam": 1e-3, "sgd": 1e-3},
     alone="how often it learns depends on the stream",
 )

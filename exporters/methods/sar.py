@@ -1,7 +1,7 @@
 """SAR: sharpness-aware and reliable entropy minimisation (Niu, Wu, Zhang, Wen, Chen, Zhao, Tan: "Towards Stable
 Test-Time Adaptation in Dynamic Wild World", ICLR 2023).
 
-With H the entropy, E0 = 0.4 ln C and theta the weights and biases of all norms but the last ones:
+With H the entropy, E0 = 0.4 ln C and theta the weights and biases of all norms but those of the last block:
 
 1. g = gradient of the mean H over the samples with H < E0; theta' = theta + rho g / (|g| + 1e-12)   (equations 3 and
 5).
@@ -15,11 +15,14 @@ With H the entropy, E0 = 0.4 ln C and theta the weights and biases of all norms 
 What the paper leaves open is done as in the authors' code. After a reset e stays as it is, so that theta is reset after
 every step until e is above 0.2 again; the optimiser's momentum stays, too (their optimiser for sharp minima restores
 its own state, not that of SGD within it). Where no sample is left in step 1 or 2 the gradient is zero: theta goes on by
-its momentum, and e stays.
+its momentum, and e stays. (Döbler's collection of methods forgets e with a reset.)
+A reset from outside begins anew with all, the momentum, too, which theirs keeps.
 
-The authors leave the last block's norms as they are (layer4 of a ResNet-50, 10 of its 53 norms; of a ViT the last three
-blocks and the last norm); for any model we take the last fifth of its norms, rounded down. Defaults: SGD with
-momentum 0.9 at 2.5e-4; rho 0.05; E0 0.4 ln C; reset below 0.2.
+The last block is told by its name, as in the authors' code: `layer4` of a ResNet, `blocks.9` to `blocks.11` and `norm`
+of a ViT. Of a model that has no such names all norms learn; `changes` can name others that shall.
+
+Defaults: SGD with momentum 0.9 at 2.5e-4 (ImageNet-C, batches of 64; theirs for batches below 32 is 2.5e-4 / 32 times
+the batch's size, for a ViT 1e-3 / 64 times that); rho 0.05; E0 0.4 ln C; reset below 0.2. They publish none for CIFAR.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ from trimtab.exporters.steps.losses import entropy, weighted_mean
 from trimtab.exporters.steps.method import Hyper, Method, Metrics, State
 from trimtab.exporters.steps.model import Inputs, Model
 
+LAST = r"layer4|blocks\.(9|10|11)|norm\.|^norm$"
+"""What the names of norms hold that stay as they are."""
 SLOWNESS = 0.9
 """Of the moving mean of the loss."""
 
@@ -90,5 +95,5 @@ SAR = Method(
         "reset": Hyper(0.2, 0.0, 10.0, "moving mean of the loss below which everything begins anew"),
     },
     rates={"sgd": 2.5e-4, "adam": 1e-3},
-    frozen_tail=0.2,
+    frozen=LAST,
 )

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from trimtab.exporters.steps.augment import augmented
 from trimtab.exporters.steps.blocks import through_blocks
 from trimtab.exporters.steps.gradient import gradient
 from trimtab.exporters.steps.model import Inputs, Labelled, Model
@@ -58,7 +57,7 @@ def learnt(model: Model, batches: Sequence[Labelled]) -> dict[str, Tensor]:
     with slow_path(), sdpa_kernel(SDPBackend.MATH):  # attention has no second derivative otherwise
         for number in range(STEPS):
             inputs, labels = small[number % len(small)]
-            losses = partial(_losses, model, (inputs, augmented(inputs, torch.tensor(number), 0)), labels)
+            losses = partial(_losses, model, (inputs, model.views(inputs, torch.tensor(number), 0)), labels)
             g, _ = gradient(partial(_both, losses, chain["theta"]), blocks["theta"])
             blocks = adam(blocks, g, {**ADAM, "lr": RATES[0]})
             g, _ = gradient(partial(_apart, losses, blocks["theta"]), chain["theta"])

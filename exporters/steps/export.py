@@ -17,6 +17,7 @@ from trimtab.exporters.marked import Array, Marked
 from trimtab.exporters.methods import METHODS, method
 from trimtab.exporters.parity import Comparison, difference
 from trimtab.exporters.steps.additive import added
+from trimtab.exporters.steps.augment import of_images
 from trimtab.exporters.steps.blocks import ADDED
 from trimtab.exporters.steps.compiler import Compiled, compile_step, hyperparameters, run
 from trimtab.exporters.steps.method import Hyper, Method
@@ -47,6 +48,9 @@ class MethodChoice:
     """"sgd", "nesterov", "adam" or, for weights, "muon"; by default the method's first."""
     streams: bool = False
     """Whether many streams can step in one call, too (`trimtab.adapters.load_streams`)."""
+    views: str = ""
+    """Of what methods that augment make their views: "" for any signal, "images" as the authors do for images of three
+    colours from 0 to 1 (see `images`)."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Settled:
     changes: str | Sequence[str]
     optimiser: str | None
     streams: bool
+    views: str
 
 
 def settle(chosen: Sequence[str | MethodChoice]) -> list[Settled]:
@@ -88,7 +93,11 @@ def settle(chosen: Sequence[str | MethodChoice]) -> list[Settled]:
             )
         if choice.streams and found.alone:
             raise ExportError(f"methods: {name}: its streams cannot step in one call, since {found.alone}")
-        settled.append(Settled(found, name, choice.changes or found.changes, optimiser, choice.streams))
+        if choice.views and (choice.views != "images" or not found.augments):
+            why = "there are 'images' only" if found.augments else f"{found.name} looks at none"
+            raise ExportError(f"methods: {name}: views {choice.views!r} do not fit, {why}; leave them out")
+        changes = choice.changes or found.changes
+        settled.append(Settled(found, name, changes, optimiser, choice.streams, choice.views))
     return settled
 
 
@@ -121,7 +130,7 @@ def build_steps(
     steps = []
     for choice in settled:
         try:
-            own = ready(choice.found, base, choice.changes, choice.optimiser, marked, survey, sample)
+            own = ready(choice, base, marked, survey, sample)
             steps.append(_build(choice, own, marked, example, samples))
         except ExportError as error:
             raise ExportError(f"method {choice.name}: {error}") from error
@@ -151,21 +160,14 @@ def _build(
     return Step(entry, StepFiles(compiled.graph, compiled.state, compiled.streams), parity)
 
 
-def ready(
-    found: Method,
-    base: Model,
-    changes: str | Sequence[str],
-    optimiser: str | None,
-    marked: Marked,
-    survey: Mapping[str, NDArray[Any]],
-    sample: Sample,
-) -> Model:
+def ready(choice: Settled, base: Model, marked: Marked, survey: Mapping[str, NDArray[Any]], sample: Sample) -> Model:
     """The model with what may change, how, and what the method needs of the source."""
-    model = base
+    found, changes, optimiser = choice.found, choice.changes, choice.optimiser
+    model = replace(base, views=of_images(marked)) if choice.views else base
     if found.changes in ADDED:
-        model = ADDED[found.changes](base)
+        model = ADDED[found.changes](model)
     elif changes:
-        model = added(base, changes, marked, sample) if found.adds else choose(base, changes, found.frozen_tail)
+        model = added(model, changes, marked, sample) if found.adds else choose(model, changes, found.frozen)
     shapes = [part.shape for part in model.parts]
     if optimiser == "muon" and not any(len(shape) > 1 for shape in shapes):
         raise ExportError("muon is for matrices, and none may change; give changes='all' or modules, or sgd or adam")
@@ -184,8 +186,9 @@ def prove(
 ) -> list[Comparison]:
     """Some steps of each graph against the same steps in PyTorch. Raises ExportError where they part.
 
-    Where the exact gradient is zero, Adam makes whole steps of rounding errors, which no two programs share. So where
-    they part, the same steps in float64 are the judge: the graph may be twice as far from them as PyTorch's float32 is.
+    Where the exact gradient is zero, Adam makes whole steps of rounding errors, which no two programs share, and the
+    steps that follow make more of it. So where they part, each step is judged by itself, from the state that the graph
+    was in, by the same step in float64: the graph may be twice as far from it as PyTorch's float32 is.
     """
     chosen = {n: h.default for n, h in hyper.items()} | dict(found.proof)
     values = {f"hyper.{n}": np.asarray(v, np.float32) for n, v in chosen.items()}
@@ -221,12 +224,15 @@ def prove(
 
         return step
 
-    def follow(step: Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]) -> list[dict[str, NDArray[Any]]]:
+    def follow(
+        step: Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]], led: Steps = ()
+    ) -> list[dict[str, NDArray[Any]]]:
+        """One step after another, each from where the last one ended; or from where that of `led` did."""
         state: dict[str, NDArray[Any]] = {f"state.{n}": v.copy() for n, v in compiled.state.items()}
         taken = []
-        for batch in batches:
+        for at, batch in enumerate(batches):
             taken.append(step({**batch, **state, **values}))
-            state = {f"state.{n}": taken[-1][f"next.{n}"] for n in compiled.state}
+            state = {f"state.{n}": (led or taken)[at][f"next.{n}"] for n in compiled.state}
         return taken
 
     eager = follow(in_torch(torch.float32))
@@ -242,7 +248,7 @@ def prove(
             if key in theirs
         ]
         if not all(c.difference <= TOLERANCE for c in compared):
-            _judge(which, graph, eager, follow(in_torch(torch.float64)))
+            _judge(which, graph, follow(in_torch(torch.float32), graph), follow(in_torch(torch.float64), graph))
         every += compared
     return every
 
@@ -252,7 +258,8 @@ Steps = Sequence[Mapping[str, NDArray[Any]]]
 
 
 def _judge(which: str, graph: Steps, eager: Steps, exact: Steps) -> None:
-    """Raises ExportError where the graph is further from what is exact than PyTorch lets expect."""
+    """Raises ExportError where the graph is further from what is exact than PyTorch lets expect: by steps that each
+    begin where the graph's do."""
     for ours, theirs, truth in zip(graph, eager, exact, strict=True):
         for what, key in (("y", "y"), ("theta", "next.theta")):
             if key in truth and not (
@@ -261,7 +268,7 @@ def _judge(which: str, graph: Steps, eager: Steps, exact: Steps) -> None:
                 < float("inf")
             ):
                 raise ExportError(
-                    f"after some steps {what} of {which} is wrong by {error:.2g} (accepted: {TOLERANCE:g}), "
+                    f"{what} of {which} is wrong by {error:.2g} after a step (accepted: {TOLERANCE:g}), "
                     "more than in PyTorch; nothing was written"
                 )
 

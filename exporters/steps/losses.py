@@ -33,13 +33,30 @@ class _Entropy(torch.autograd.Function):
 
 
 def cross_entropy(y: Tensor, target: Tensor) -> Tensor:
-    """Of softmax(`y`) to softmax(`target`), both logits `[N, K]`: `[N]`."""
-    return -(torch.softmax(target, 1) * torch.log_softmax(y, 1)).sum(1)
+    """Of softmax(`y`) to softmax(`target`), both logits `[N, K]`: `[N]`. Differentiated with respect to `y` alone."""
+    found: Tensor = _CrossEntropy.apply(y, torch.softmax(target, 1))  # type: ignore[no-untyped-call]
+    return found
 
 
-def symmetric(y: Tensor, target: Tensor) -> Tensor:
-    """Half the cross-entropy of `y` to `target` and half that of `target` to `y`, both logits `[N, K]`: `[N]`."""
-    return 0.5 * cross_entropy(y, target) + 0.5 * cross_entropy(target, y)
+class _CrossEntropy(torch.autograd.Function):
+    """d / d y = softmax(y) - q: exactly zero where a student gives what its teacher gives, as before the first step.
+    Through log_softmax rounding errors are left, of which Adam makes steps."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, q: Tensor) -> Tensor:
+        ctx.save_for_backward(torch.softmax(y, 1), q)
+        return -(q * torch.log_softmax(y, 1)).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        p, q = ctx.saved_tensors
+        return grad[:, None] * (p - q), None
+
+
+def symmetric(y: Tensor, target: Tensor, share: Tensor | float = 0.5) -> Tensor:
+    """The cross-entropy of `y` to `target` and, to that share, of `target` to `y`, both logits `[N, K]`: `[N]`."""
+    turned = -(torch.softmax(y, 1) * torch.log_softmax(target, 1)).sum(1)
+    return (1.0 - share) * cross_entropy(y, target) + share * turned
 
 
 def misfit(features: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:

@@ -65,8 +65,10 @@ class Method:
     proof: Mapping[str, float] = field(default_factory=dict)
     """Hyperparameters that the proof at export takes in place of their defaults: without choices that rounding decides,
     and with fewer repetitions."""
-    frozen_tail: float = 0.0
-    """The share of the model's last norm layers that stay as they are."""
+    frozen: str = ""
+    """A regular expression: norm layers in whose dotted names it is found stay as they are."""
+    augments: bool = False
+    """Whether it looks at augmented views of its inputs, of which an export may choose others."""
     adds: bool = False
     """Whether `changes` says to which modules' outputs vectors are added (see `additive`), not what of the weights may
     change."""

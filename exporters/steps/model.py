@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,7 @@ from torch.func import functional_call
 
 from trimtab.exporters.aware_norm import InstanceAwareNorm, shrunk
 from trimtab.exporters.marked import Layer, Marked
+from trimtab.exporters.steps.augment import Views, augmented
 from trimtab.exporters.steps.channels import along
 from trimtab.exporters.steps.optimisers import STILL, Optimiser
 from trimtab.exporters.steps.primitives import batch_norm, moments, scale_shift
@@ -78,6 +80,8 @@ class Model:
     head: str = ""
     """Dotted name of the last layer; "" where none was found."""
     optimiser: Optimiser = STILL
+    views: Views = augmented
+    """What methods that look at augmented inputs see."""
 
     @property
     def theta(self) -> Tensor:
@@ -266,18 +270,20 @@ def _classified(taken: _Taken) -> Any:
     return add
 
 
-def choose(model: Model, changes: str | Sequence[str], frozen_tail: float = 0.0) -> Model:
+def choose(model: Model, changes: str | Sequence[str], frozen: str = "") -> Model:
     """The model with the parts that may change.
 
     `changes`: "affine" (weights and biases of norms), "bias" (all biases), "all" (all weights), "shift" (a vector added
-    to the features before the last layer), or dotted names of modules whose weights may change. `frozen_tail`: the
-    share of the last norm layers left out of "affine". Raises ExportError where there is nothing of that kind.
+    to the features before the last layer), or dotted names of modules whose weights may change. `frozen`: what is
+    found in the names of norm layers that are left out of "affine", unless none would be left. Raises ExportError where
+    there is nothing of that kind.
     """
     parameters = {keyed: dotted for dotted, keyed in model.keys.items() if _learnt(model.whole, dotted)}
     if isinstance(changes, str):
-        kept = model.layers[: len(model.layers) - int(frozen_tail * len(model.layers))]
-        norms = [*(f"norm.{layer.name}" for layer in kept), *(f"model.{name}" for name in model.loose)]
-        affine = {f"{norm}.{part}" for norm in norms for part in ("weight", "bias")}
+        norms = {layer.name: f"norm.{layer.name}" for layer in model.layers}
+        norms |= {name: f"model.{name}" for name in model.loose}
+        kept = [name for name in norms if not frozen or not re.search(frozen, name)]
+        affine = {f"{norms[name]}.{part}" for name in kept or norms for part in ("weight", "bias")}
         chosen = {
             "": [],
             "affine": [p for p in parameters if p in affine],

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from trimtab.exporters.steps.augment import augmented
 from trimtab.exporters.steps.gradient import gradient
 from trimtab.exporters.steps.loops import Groups, repeat
 from trimtab.exporters.steps.losses import symmetric
@@ -19,8 +18,9 @@ SMOOTHING = 0.999
 
 
 def followed(teacher: Tensor, student: Tensor, smoothing: Tensor) -> Tensor:
-    """The teacher `[Q]` after a step: smoothing x teacher + (1 - smoothing) x student."""
-    return smoothing * teacher + (1.0 - smoothing) * student
+    """The teacher `[Q]` after a step: smoothing x teacher + (1 - smoothing) x student. One that is its student's equal
+    stays so to the last bit: of a difference by rounding alone Adam would make whole steps."""
+    return teacher + (1.0 - smoothing) * (student - teacher)
 
 
 def prediction(
@@ -29,7 +29,7 @@ def prediction(
     """The teacher's logits `[N, K]`, and the source's mean confidence on the batch (Wang et al. 2022, equations 3, 4).
 
     Where that is below `hyper["confidence"]` they are the mean over `hyper["augmentations"]` augmented views. `count`:
-    see `augmented`.
+    see `augment.Views`.
     """
     confidence = torch.softmax(model(source, inputs), 1).amax(1).mean()
     plain = model(teacher, inputs)
@@ -37,7 +37,7 @@ def prediction(
 
     def view(carried: dict[str, Tensor], given: Groups) -> dict[str, Tensor]:
         own, number = model.bound(given["constants"]), carried["number"]
-        seen = augmented(given["inputs"], given["known"]["count"], number)
+        seen = own.views(given["inputs"], given["known"]["count"], number)
         return {"total": carried["total"] + own(given["known"]["teacher"], seen), "number": number + 1}
 
     begin = {"total": torch.zeros_like(plain), "number": torch.zeros_like(count)}
@@ -51,6 +51,7 @@ AVERAGED = {
     "augmentations": Hyper(32.0, 1.0, 1000.0, "how many are averaged, each a pass through the model"),
 }
 """Hyperparameters of `prediction`."""
+SYMMETRY = {"symmetry": Hyper(0.0, 0.0, 1.0, "share of the teacher's cross-entropy to the student; 0.5 for ImageNet-C")}
 
 
 def warmed_up(model: Model, batches: Sequence[Labelled], rate: float) -> dict[str, Tensor]:

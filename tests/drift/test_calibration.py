@@ -42,7 +42,7 @@ def test_the_interval_is_garwoods() -> None:
 @pytest.mark.parametrize(
     ("name", "values", "sentence"),
     [
-        ("sprt", np.arange(399.0), "399 finite values are too few; 400 are needed for sprt"),
+        ("sprt", np.arange(199.0), "199 finite values are too few; 200 are needed for sprt"),
         ("ks", np.arange(599.0), "599 finite values are too few; 600 are needed for ks"),
         ("sprt", np.ones(1000), "the first half's values are all the same"),
         ("ddm", np.arange(1000.0), "ddm takes numbers from 0 to 1 alone"),

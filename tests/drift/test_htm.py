@@ -248,6 +248,8 @@ def test_where_code_may_not_be_made_one_sentence_says_so(tmp_path: Path) -> None
     )
     run = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{build}"
     said = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, timeout=60, check=True).stdout
+    possible = run.replace(build, "from trimtab.drift.compiled import possible; print(possible())")
+    assert subprocess.run([sys.executable, "-c", possible], capture_output=True, text=True).stdout == "False\n"
     assert said == (
         "HTM compiles its code when it starts, which this process may not (cannot allocate executable memory); "
         "under systemd, set MemoryDenyWriteExecute=no\n"

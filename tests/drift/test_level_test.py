@@ -38,8 +38,8 @@ def test_a_cycle_does_not_alarm_and_a_shift_of_noise_does() -> None:
 
 
 def test_what_never_moves_gives_no_reference() -> None:
-    test = LevelTest(every=100_000, reference=None)
-    assert found(test, np.full(2000, 3.0)) == []
+    test = LevelTest(every=1000, reference=None)
+    assert found(test, np.full(2 * LEARNT, 3.0)) == []
     test.restore(json.loads(json.dumps(test.state())))
     assert found(test, np.random.default_rng(2).standard_normal(LEARNT)) == []
     assert test.update(0.0) is not None or test.update(0.0) is not None, "and then there is one"

@@ -9,12 +9,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from trimtab.drift.catalogue import build, build_monitor
 from trimtab.drift.monitor import Alarm, Monitor
 from trimtab.drift.sprt import Sprt
 
 SIGNALS = ["divergence", "distance", "entropy"]
+
+
+rng = np.random.default_rng(7)
+RECORDED: list[dict[str, NDArray[np.float64]]] = [
+    {},
+    {"divergence": rng.standard_normal(500), "entropy": np.repeat(rng.standard_normal(100), 5)},
+]
+"""Of none of the signals, or of two; the second's detectors watch for two shifts."""
 
 
 def stream(n: int, seed: int, shift: float = 0.0) -> list[dict[str, float]]:
@@ -113,27 +122,37 @@ def test_it_goes_on_exactly_from_its_state(cut: int) -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([0, 5, 100]), st.sampled_from(["sprt", "sprt with a season", "ewma"]))
-def test_many_windows_at_once_are_taken_as_one_by_one(seed: int, refractory: int, detector: str) -> None:
-    """Wherever they are cut; with values missing and not finite."""
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([0, 5, 100]),
+    st.sampled_from(["sprt", "sprt compiled", "sprt with a season", "ewma"]),
+    st.booleans(),
+)
+def test_many_windows_at_once_are_taken_as_one_by_one(seed: int, refractory: int, detector: str, known: bool) -> None:
+    """Wherever they are cut; with values missing and not finite; with recordings that hang together or without."""
     rng = np.random.default_rng(seed)
     options = {"season": 24} if detector.endswith("season") else {}
     single, whole = (
-        build_monitor(SIGNALS, detector.split()[0], every=200, refractory=refractory, options=options) for _ in range(2)
+        build_monitor(
+            SIGNALS, detector.split()[0], every=200, refractory=refractory, options=options, reference=RECORDED[known]
+        )
+        for _ in range(2)
     )
+    if detector.endswith("compiled"):
+        whole.compile()
     windows = stream(150, seed) + stream(120, seed + 1, shift=3.0) + stream(80, seed + 2)
     for window in windows:
         for signal in SIGNALS:
             chance = rng.random()
-            if chance < 0.05:
+            if chance < 0.01:
                 del window[signal]
-            elif chance < 0.1:
+            elif chance < 0.02:
                 window[signal] = float(rng.choice([math.nan, math.inf, -math.inf, 1e200]))
     begin, found = 0, 0
     while begin < len(windows):
         part = windows[begin : begin + int(rng.integers(1, 70))]
         begin += len(part)
-        alarms, pressures = whole.update_many(part)
+        alarms, pressures = whole.update_many([[values.get(s, math.nan) for s in SIGNALS] for values in part])
         one_by_one = [(single.update(values), single.pressure) for values in part]
         assert [(alarms.get(i), pressure) for i, pressure in enumerate(pressures)] == one_by_one
         assert json.dumps(whole.state()) == json.dumps(single.state())

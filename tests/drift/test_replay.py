@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 from scipy.signal import lfilter
 
 from trimtab.drift.catalogue import build
 from trimtab.drift.detector_bank import DetectorBank
 from trimtab.drift.reference import block_length, inflation
-from trimtab.drift.replay import autoregression, rarer, replayed, share, threshold
+from trimtab.drift.replay import autoregression, doubt, rarer, replayed, share, threshold
 
 Array = NDArray[np.float64]
 Draw = Callable[[tuple[int, ...], np.random.Generator], Array]
@@ -57,16 +59,22 @@ def test_replays_hang_together_as_the_recording_does(phi: float) -> None:
         assert part.std() == pytest.approx(values.std(), rel=0.07)
 
 
-def test_a_short_recording_is_given_wider_levels_and_a_long_one_a_margin() -> None:
-    """Silverman's bandwidth for 40 blocks of 50 is 0.51, and that of white noise's levels grows by root 1.26."""
+def test_a_short_recording_is_doubted_and_a_long_one_given_a_margin() -> None:
     assert rarer(2000, 1e6) == 1e6
     assert rarer(50_000, 1000) == pytest.approx(1010, abs=1)
-    values = np.random.default_rng(5).standard_normal(2000)
-    narrow, wide = (
-        replayed(values, 50, 400, 1000, np.random.default_rng(6), w).reshape(20, 50, 400).mean(axis=1).std()
-        for w in (False, True)
-    )
-    assert wide / narrow == pytest.approx(math.sqrt(1 + 0.51**2), rel=0.03)
+    assert doubt(50_000, 3.0, 1000) == 1.0
+    expected = stats.t.isf(3e-3, 300 / 16) / stats.norm.isf(3e-3)
+    assert doubt(300, 3.0, 1000) == pytest.approx(expected) == pytest.approx(1.13, abs=0.01)
+    assert doubt(300, 40.0, 1000) == pytest.approx(math.sqrt(1 + math.sqrt(2 / (300 / 201)))), "and no more than that"
+
+
+def test_normal_replays_have_the_recordings_variance_and_correlation_and_no_bound() -> None:
+    rng = np.random.default_rng(7)
+    values = np.clip(autoregressive(0.7)((3000,), rng), -1.0, 1.0)
+    streams = replayed(values, block_length(inflation(values)), 50, 2000, rng, normal=True)
+    assert streams.std() == pytest.approx(values.std(), rel=0.05)
+    assert np.mean([inflation(stream) for stream in streams.T]) == pytest.approx(inflation(values), rel=0.1)
+    assert streams.max() > 1.5
 
 
 def test_where_many_are_equal_a_threshold_lies_beyond_them() -> None:
@@ -89,7 +97,24 @@ def test_a_long_recording_gives_the_run_length_asked_for(name: str, draw: Draw) 
     rng = np.random.default_rng(12)
     every, each, length = 500.0, 40, 2200
     detectors = [build(name, every=every, reference=draw((25_000,), rng)) for _ in range(10)]
+    assert run_length(detectors, each, draw((length, len(detectors) * each), rng)) == pytest.approx(every, rel=0.12)
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "draw"),
+    [("sprt", 100, student), ("sprt", 100, autoregressive(0.5)), ("ewma", 300, autoregressive(0.5))],
+    ids=["sprt-student-t", "sprt-autoregressive", "ewma-autoregressive"],
+)
+def test_short_recordings_alarm_no_more_often_than_asked(name: str, n: int, draw: Draw) -> None:
+    """On average over 10 of them: how wrong each may be is in the threshold."""
+    rng = np.random.default_rng(13)
+    every, each = 500.0, 20
+    detectors = [build(name, every=every, reference=draw((n,), rng)) for _ in range(10)]
+    assert run_length(detectors, each, draw((1000, len(detectors) * each), rng)) > 0.9 * every
+
+
+def run_length(detectors: list[Any], each: int, values: Array) -> float:
+    """Values between alarms of so many streams of each detector, but those that it learns from after an alarm."""
     bank = DetectorBank([d for d in detectors for _ in range(each)])
-    found = sum(int(bank.update(row).alarm.sum()) for row in draw((length, len(detectors) * each), rng))
-    tested = length * len(detectors) * each - 64 * found  # it learns after each alarm
-    assert tested / found == pytest.approx(every, rel=0.12)
+    found = sum(int(bank.update(row).alarm.sum()) for row in values)
+    return (values.size - 64 * found) / max(found, 1)

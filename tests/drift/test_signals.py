@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import integrate, special, stats
 
-from trimtab.drift.signals import departure, distance, divergence, entropy, moment_whitening, whitening
+from trimtab.drift.measure import SIGNALS, Measure
+from trimtab.drift.signals import (
+    Departure,
+    Distance,
+    Divergence,
+    departure,
+    distance,
+    divergence,
+    entropy,
+    log_variances,
+    moment_whitening,
+    whitening,
+)
 
 
 def moments_of(mean: float, var: float, channels: int = 1) -> NDArray[np.float32]:
@@ -97,6 +109,67 @@ def test_a_sample_does_not_depend_on_those_beside_it(seed: int, n: int, width: i
     for values, signal in signals:
         parts = np.concatenate([signal(values[begin:end]) for begin, end in pairwise(cuts)])
         assert (signal(values) == parts).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 20), st.sampled_from([1, 3, 30]), st.permutations(range(4)))
+def test_machine_code_measures_the_same(seed: int, n: int, width: int, order: list[int]) -> None:
+    """Up to rounding, each sample to the bit whatever stands beside it, and any of the signals in any order."""
+    rng = np.random.default_rng(seed)
+    moments = np.stack([rng.normal(size=(n, width)), rng.gamma(1, size=(n, width))], 1).astype(np.float32)
+    moments[:, 1][rng.random((n, width)) < 0.1] = 0.0
+    features, y = (rng.normal(size=(n, k)).astype(np.float32) for k in (width, 5))
+    by_divergence = Divergence(np.zeros(width, np.float32), np.ones(width, np.float32))
+    by_departure = Departure(*moment_whitening(rng.gamma(1, size=(80, 2, width)).astype(np.float32)))
+    root = rng.normal(size=(width, width))
+    by_distance = Distance(rng.normal(size=width), whitening(root @ root.T))
+    logs = log_variances(moments)
+    by = {
+        "divergence": (by_divergence, by_divergence(moments, logs)),
+        "departure": (by_departure, by_departure(moments, logs)),
+        "distance": (by_distance, by_distance(features)),
+        "entropy": (None, entropy(y)),
+    }
+    names = ["other", *(SIGNALS[i] for i in order[: 1 + seed % 4])]
+    measure = Measure(names, [None, *(by[name][0] for name in names[1:])])
+
+    def taken(part: slice) -> NDArray[np.float64]:
+        table = np.full((len(y[part]), len(names)), 7.0)
+        measure(moments[part], features[part], y[part], table)
+        return table
+
+    whole = taken(slice(None))
+    assert (whole[:, 0] == 7.0).all(), "not one of its own"
+    for i, name in enumerate(names[1:], 1):
+        assert whole[:, i] == pytest.approx(by[name][1], rel=1e-4, abs=1e-5), name
+    cuts = [0, *(i for i in range(1, n) if rng.random() < 0.4), n]
+    assert (np.concatenate([taken(slice(*ends)) for ends in pairwise(cuts)]) == whole).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", range(3))
+def test_machine_code_lets_what_is_not_finite_spoil_its_sample_alone(bad: float, place: int) -> None:
+    width = 4
+    rng = np.random.default_rng(0)
+    source = rng.gamma(1, size=(40, 2, width)).astype(np.float32)
+    measure = Measure(
+        SIGNALS,
+        [
+            Divergence(np.zeros(width, np.float32), np.ones(width, np.float32)),
+            Departure(*moment_whitening(source)),
+            Distance(np.zeros(width), np.eye(width)),
+            None,
+        ],
+    )
+    given = [source[:3].copy(), *(rng.normal(size=(3, width)).astype(np.float32) for _ in range(2))]
+    usual, spoilt = np.empty((3, 4)), np.empty((3, 4))
+    measure(given[0], given[1], given[2], usual)
+    given[place][1, ..., 1] = bad
+    measure(given[0], given[1], given[2], spoilt)
+    assert (spoilt[[0, 2]] == usual[[0, 2]]).all()
+    touched = [[0, 1], [2], [3]][place]
+    assert np.isfinite(usual).all()
+    assert (bad == -np.inf and place == 2) or not np.isfinite(spoilt[1, touched]).any()
 
 
 def test_entropy_is_scipys() -> None:

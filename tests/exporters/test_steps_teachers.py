@@ -101,7 +101,7 @@ def moments(oracle: teachers.Rmt) -> list[Any]:
 @pytest.mark.parametrize("confidence", [0.0, 1.0])
 def test_petal(case: Any, confidence: float) -> None:
     given: Any = {"lr": 0.02, "confidence": confidence, "augmentations": 5, "prior": 1e-7, "smoothing": 0.9}
-    given["restore"] = 0.1
+    given |= {"restore": 0.1, "symmetry": 0.25 * confidence}
     adapter, oracle = loaded(case, "petal", **given), teachers.Petal(case[0], labelled(), **given)
     assert near(adapter.theta, flat(oracle.model))
     metrics = compare(adapter, oracle, batches(Residual.shape, 6))

@@ -141,9 +141,9 @@ def test_a_recording_needs_its_changes(tmp_path: Path) -> None:
 
 
 def test_a_reference_that_no_detector_would_use_is_refused() -> None:
-    result = run("eval", "--reference", "100")
+    result = run("eval", "--reference", "60")
     assert result.exit_code == 2
-    assert "--reference 100 is too short to calibrate by; give 200 or more, or 0" in result.output
+    assert "--reference 60 is too short to calibrate by; give 100 or more, or 0" in result.output
 
 
 def test_the_reference_calibrates_and_is_not_counted() -> None:
@@ -376,7 +376,7 @@ def test_a_mistake_in_a_calibration_is_one_sentence(tmp_path: Path) -> None:
     file.write_text("value\n1\n2\n", encoding="utf-8")
     result = run("calibrate", file, "--detector", "sprt")
     assert isinstance(result.exception, TrimtabError)
-    assert str(result.exception) == f"{file}, column value: 2 finite values are too few; 400 are needed for sprt"
+    assert str(result.exception) == f"{file}, column value: 2 finite values are too few; 200 are needed for sprt"
 
 
 def test_a_recording_is_not_written_over(tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ def test_a_vector_begins_the_stream_anew(tiny: Tiny) -> None:
         ({"detector": "ks", "calibrations": ["a.json"]}, "leave out discoveries, or calibrations and detector"),
         ({"discoveries": {"level": 1}}, "discoveries.level"),
         ({"discoveries": {"period": 0}}, "discoveries.period"),
+        ({"discoveries": None}, "drift.discoveries: is empty; give `{}` for its defaults, or leave discoveries out"),
     ],
 )
 def test_what_does_not_go_together_is_said(drift: dict[str, Any], said: str) -> None:

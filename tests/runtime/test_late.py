@@ -54,6 +54,16 @@ def test_a_change_of_the_input_is_virtual_drift(desk: Desk) -> None:
     assert {drift["kind"] for drift in told(desk)} == {"virtual"}
 
 
+def test_a_new_vector_begins_with_no_errors(desk: Desk) -> None:
+    labelled(desk, 0, 300, wrong=0.1)
+    stream = desk.pipeline.stream("s")
+    assert stream.late is not None
+    stream.adaptation.rebaseline = True
+    desk.pipeline._after(stream)
+    assert stream.late.state() == build("sprt_bernoulli", every=1e6).state()
+    assert stream.late.label(400, 0) is None, "it was decided by the vector before"
+
+
 def test_a_restart_goes_on_with_what_labels_told(desk: Desk, tiny: Tiny) -> None:
     labelled(desk, 0, 300, wrong=0.1)
     other = Desk(tiny, desk.pipeline.config)

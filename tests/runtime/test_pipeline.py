@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from tests.runtime.conftest import CHANNELS, ROWS, Tiny
 from trimtab.adapters.parameters import ParameterLayout
-from trimtab.drift import input_signals
+from trimtab.drift import input_signals, swift
+from trimtab.runtime import watch
 from trimtab.runtime.blocks import Block
 from trimtab.runtime.clock import SimulatedClock
 from trimtab.runtime.config import Config, parse_config
@@ -109,6 +110,27 @@ def test_a_batch_waits_for_its_deadline_or_until_it_is_full(tiny: Tiny) -> None:
     assert desk.pipeline.due() is None
 
 
+def test_without_machine_code_it_decides_the_same(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.concatenate([rows(ROWS + 200 * HOP), 3.0 * rows(100 * HOP, seed=1)])
+    found = []
+    for _ in range(2):
+        desk = Desk(tiny, config())
+        for part in np.split(values, range(7 * HOP, len(values), 7 * HOP)):
+            desk.offer(part)
+            desk.turn()
+        desk.drain()
+        found.append(desk)
+        for module in (swift, watch):
+            monkeypatch.setattr(module, "possible", lambda: False)
+    compiled, plain = found
+    assert [d.payload() for d in plain.decisions] == [d.payload() for d in compiled.decisions]
+    for one, other in zip(plain.decisions, compiled.decisions, strict=True):
+        assert one.signals == pytest.approx(other.signals, rel=1e-4, abs=1e-5)
+    told = [[(e.topic, e.payload["sequence"]) for step in desk.steps for e in step.events] for desk in found]
+    assert told[0] == told[1]
+    assert any(topic.startswith("drift/") for topic, _ in told[0])
+
+
 def test_signals_of_the_inputs_are_those_of_the_windows(tiny: Tiny) -> None:
     desk = Desk(tiny, config(drift={"signals": ["raw", "spectra", "entropy"]}))
     values = rows(ROWS + 3 * HOP)
@@ -158,6 +180,7 @@ def test_calibrated_inputs_are_those_that_graphs_see() -> None:
     [("raw", lambda v: v + np.array([0, 2, 0], np.float32)), ("spectra", lambda v: v.repeat(2, axis=0))],
 )
 def test_a_fault_of_a_sensor_shows_in_the_inputs(tiny: Tiny, signal: str, fault: Any) -> None:
+    """Alarms are asked for rarely: these windows overlap, those of the reference do not, and `raw` hangs together."""
     desk = Desk(tiny, config(drift={"signals": ["raw", "spectra"], "false_alarms": {"every": 100000}}))
     desk.offer(rows(300 * HOP))
     desk.drain()

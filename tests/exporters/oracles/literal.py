@@ -97,9 +97,12 @@ class Sar:
 
     As in the authors' code a reset brings back the parameters alone, and means over no sample have a zero gradient."""
 
-    def __init__(self, model: nn.Module, frozen: int, lr: float, margin: float, rho: float, reset: float) -> None:
+    def __init__(
+        self, model: nn.Module, frozen: tuple[str, ...], lr: float, margin: float, rho: float, reset: float
+    ) -> None:
         self.model, parameters = adapting(model)
-        self.parameters = parameters[: len(parameters) - 2 * frozen]
+        still = [p for name in frozen for p in self.model.get_submodule(name).parameters()]
+        self.parameters = [p for p in parameters if not any(p is s for s in still)]
         self.lr, self.margin, self.rho, self.threshold = lr, margin, rho, reset
         self.start = [p.detach().clone() for p in self.parameters]
         self.resets = 0
@@ -175,14 +178,19 @@ def plain(model: nn.Module, head: str, x: Tensor) -> tuple[np.ndarray, np.ndarra
     return p.numpy(), found[-1].numpy()
 
 
-def lame(p: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Boudiaf et al. 2022, equation 6, until nothing changes: the shares Y."""
+def lame(p: np.ndarray, features: np.ndarray, gaussian: bool) -> np.ndarray:
+    """Boudiaf et al. 2022, equation 6, until nothing changes: the shares Y. The affinity is that of the five nearest,
+    or a Gaussian of the mean distance to the fifth nearest, oneself among them."""
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     affinity = np.zeros((len(p), len(p)))
     for i, f in enumerate(unit):
         others = sorted((float(((f - g) ** 2).sum()), j) for j, g in enumerate(unit) if j != i)
         for _, j in others[:5]:
             affinity[i, j] = 1
+    if gaussian:
+        apart = np.linalg.norm(unit[:, None] - unit[None], axis=2)
+        width = np.mean([np.sort(row)[:5][-1] for row in apart])
+        affinity = np.exp(-(apart**2) / (2 * width**2))
     shares = p / p.sum(1, keepdims=True)
     for _ in range(100):
         z = np.log(p + 1e-10) + affinity @ shares
@@ -192,9 +200,10 @@ def lame(p: np.ndarray, features: np.ndarray) -> np.ndarray:
 
 
 class T3a:
-    """Iwasawa and Matsuo 2021, equations 3 to 5, as sets that grow and are cut to the 20 surest."""
+    """Iwasawa and Matsuo 2021, equations 3 to 5, as sets that grow and are cut to the surest."""
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
+    def __init__(self, weight: np.ndarray, bias: np.ndarray, kept: int) -> None:
+        self.kept = kept
         self.sets: list[list[tuple[float, np.ndarray]]] = [[] for _ in weight]
         for row in weight:
             self._add(row @ weight.T + bias, row)
@@ -207,7 +216,7 @@ class T3a:
     def step(self, p: np.ndarray, features: np.ndarray) -> np.ndarray:
         for row, f in zip(np.log(p), features, strict=True):
             self._add(row, f)
-        self.sets = [sorted(s, key=lambda pair: pair[0])[:20] for s in self.sets]
+        self.sets = [sorted(s, key=lambda pair: pair[0])[: self.kept] for s in self.sets]
         y = np.zeros_like(p)
         for k, s in enumerate(self.sets):
             if s:
@@ -264,7 +273,14 @@ class Cotta:
     """Wang et al. 2022, equations 1 to 6, on two copies of the model, with torch's SGD."""
 
     def __init__(
-        self, model: nn.Module, lr: float, confidence: float, augmentations: int, smoothing: float, restore: float
+        self,
+        model: nn.Module,
+        lr: float,
+        confidence: float,
+        augmentations: int,
+        symmetry: float,
+        smoothing: float,
+        restore: float,
     ) -> None:
         self.source, _ = adapting(model)
         self.teacher, _ = adapting(model)
@@ -272,12 +288,14 @@ class Cotta:
         self.parameters = list(self.model.requires_grad_(True).parameters())
         self.optimiser = torch.optim.SGD(self.parameters, lr=lr, momentum=0.9)
         self.confidence, self.augmentations = confidence, augmentations
-        self.smoothing, self.restore = smoothing, restore
+        self.symmetry, self.smoothing, self.restore = symmetry, smoothing, restore
         self.count = 0
 
     def step(self, x: Tensor) -> Tensor:
         target = targets(self.source, self.teacher, x, self.count, self.confidence, self.augmentations)
-        loss = -(target.softmax(1) * self.model(x).log_softmax(1)).sum(1).mean()
+        y = self.model(x)
+        loss = -(1 - self.symmetry) * (target.softmax(1) * y.log_softmax(1)).sum(1).mean()
+        loss = loss - self.symmetry * (y.softmax(1) * target.log_softmax(1)).sum(1).mean()
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()

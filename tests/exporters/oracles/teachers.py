@@ -131,6 +131,7 @@ class Petal:
         lr: float,
         confidence: float,
         augmentations: int,
+        symmetry: float,
         prior: float,
         smoothing: float,
         restore: float,
@@ -152,13 +153,15 @@ class Petal:
             nn.utils.vector_to_parameters(mean.clone(), own.parameters())
         self.optimiser = torch.optim.SGD(self.parameters, lr=lr, momentum=0.9)
         self.mean = [p.detach().clone() for p in self.source.parameters()]
-        self.confidence, self.augmentations = confidence, augmentations
+        self.confidence, self.augmentations, self.symmetry = confidence, augmentations, symmetry
         self.prior, self.smoothing, self.share = prior, smoothing, restore
         self.count = 0
 
     def step(self, x: Tensor) -> Tensor:
         target = targets(self.source, self.teacher, x, self.count, self.confidence, self.augmentations)
-        loss = -(target.softmax(1) * self.model(x).log_softmax(1)).sum(1).mean()
+        y = self.model(x)
+        loss = -(1 - self.symmetry) * (target.softmax(1) * y.log_softmax(1)).sum(1).mean()
+        loss = loss - self.symmetry * (y.softmax(1) * target.log_softmax(1)).sum(1).mean()
         apart = nn.utils.parameters_to_vector(self.parameters) - torch.cat([m.reshape(-1) for m in self.mean])
         loss = loss + self.prior * 0.5 * (apart**2 / (self.variances + 1e-6)).sum()
         self.optimiser.zero_grad()
