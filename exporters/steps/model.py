@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -201,10 +201,9 @@ def build(model: nn.Module, marked: Marked, head: str, by_name: bool, task: str 
     named = {f"norm.{layer.name}.{part}": layer for layer in marked.layers for part in layer.values}
     keys: dict[str, str] = {}
     constants: dict[str, Tensor] = {}
-    for dotted, value in (*whole.named_parameters(), *whole.named_buffers()):
-        layer, _, attribute = dotted.removeprefix("model.").rpartition(".")
-        name = f"norm.{layer}.{attribute.removeprefix('running_')}"
-        keys[dotted] = name if name in named else dotted
+    for dotted, value, shared in _values(whole):
+        names = [_of_norm(other) for other in shared]
+        keys[dotted] = next((name for name in names if name in named), dotted)
         constants[keys[dotted]] = value.detach().clone()
     layout, theta = marked.layout(), marked.theta()
     for p in layout:
@@ -225,6 +224,23 @@ def build(model: nn.Module, marked: Marked, head: str, by_name: bool, task: str 
     blank = {i.name: torch.zeros(1, *i.shape, dtype=kinds[i.name]) for i in marked.inputs}
     classes = marked.outputs if task == "classification" else 0
     return Model(whole, keys, constants, (), tuple(marked.layers), marked.loose, taken, classes, blank, head)
+
+
+def _values(whole: Whole) -> Iterator[tuple[str, Tensor, list[str]]]:
+    """Each value's dotted name, the value, and all names that it has: modules may share it, as a norm inside of a
+    module (see `inner_norms`) shares its values with that."""
+    names: dict[int, list[str]] = {}
+    for every in (whole.named_parameters, whole.named_buffers):
+        for dotted, value in every(remove_duplicate=False):
+            names.setdefault(id(value), []).append(dotted)
+    for dotted, value in (*whole.named_parameters(), *whole.named_buffers()):
+        yield dotted, value, names[id(value)]
+
+
+def _of_norm(dotted: str) -> str:
+    """What the layout calls a norm's value."""
+    layer, _, attribute = dotted.removeprefix("model.").rpartition(".")
+    return f"norm.{layer}.{attribute.removeprefix('running_')}"
 
 
 def _features(taken: _Taken, marked: Marked) -> Any:

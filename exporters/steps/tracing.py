@@ -33,6 +33,7 @@ CHECKS = {
     torch.ops.aten._assert_tensor_metadata.default,
 }
 """Of values, as `one_hot` has one: they compute nothing."""
+VIEWS = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}
 Values = Mapping[str, Tensor]
 Traced = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """Values by name -> values by name."""
@@ -133,6 +134,10 @@ class Again(Pairs):
     def place(self) -> str:
         """The module of the node that was run last."""
         return self.places.get(self.now) or "the method's own step"
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A view may be none here: what decompositions make lies otherwise in memory than what they stand for."""
+        return super().call_function(torch.ops.aten.reshape.default if target in VIEWS else target, args, kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)

@@ -92,7 +92,8 @@ def _rsub(t: Translation, node: Node) -> Any:
 
 @lowers("aten.ne.Tensor", "aten.ne.Scalar")
 def _ne(t: Translation, node: Node) -> Any:
-    return t.emit("Not", _binary("Equal", common=True)(t, node))
+    same = _binary("Equal", common=True)(t, node)
+    return Spread(t.emit("Not", same.narrow), same.shape) if isinstance(same, Spread) else t.emit("Not", same)
 
 
 @lowers("aten.bitwise_and.Tensor", "aten.bitwise_and.Scalar")
