@@ -170,7 +170,7 @@ def test_methods_are_compiled_and_listed(folder: Path) -> None:
         ({"methods": ["tent", "tent"]}, "'tent' is there twice"),
         ({"methods": ["tent"], "classes": [], "targets": ["a", "b"]}, "a regression has none"),
         ({"methods": [MethodChoice("tent", changes=["9"])]}, "no module named '9'"),
-        ({"methods": [MethodChoice("tent", optimiser="adamw")]}, "does not fit; give adam, sgd, muon"),
+        ({"methods": [MethodChoice("tent", optimiser="adamw")]}, "does not fit; give adam, sgd, nesterov, muon"),
         ({"methods": [MethodChoice("tent", name="../up")]}, "small letters"),
     ],
 )
