@@ -25,7 +25,7 @@ from trimtab.drift.detector import Detector
 from trimtab.drift.detector_bank import DetectorBank
 
 LENGTHS = (0, 100, 300, 1000, 3000)
-NOISES = ("gaussian", "student-t, 5 df", "AR(1), 0.5", "AR(1), 0.8")
+NOISES = ("gaussian", "student-t, 5 df", "student-t, 3 df", "AR(1), 0.5", "AR(1), 0.8")
 RUN_LENGTHS = {"sprt": (1e3, 1e4), "ewma": (1e3,), "cusum_variance": (1e3,)}
 SHIFTS = (1.0, 2.0)
 EACH = 40

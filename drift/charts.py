@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.drift.mixture import GREATEST
+
 Array = NDArray[np.float64]
 
 
@@ -123,6 +125,7 @@ class Mixture:
         _restart(self._sums, self._lengths)
         self._ratios += 1.0
         self._ratios *= np.exp(gains, out=gains)
+        np.minimum(self._ratios, GREATEST, out=self._ratios)
         return np.asarray(np.log1p(self._ratios.mean(axis=0)))
 
     def onset(self, places: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from types import FunctionType
 from typing import Any, TypeVar, cast
+
+log = logging.getLogger("trimtab.drift")
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -49,6 +52,17 @@ def possible() -> bool:
     try:
         kept(lambda: 0)
     except (ModuleNotFoundError, OSError, RuntimeError):
+        return False
+    return True
+
+
+def works(first: Callable[[], object], what: str) -> bool:
+    """Whether the first call of machine code does: numba then reads what was kept, which may be cut short, or keeps it,
+    on a disk that may be full. For what can do without."""
+    try:
+        first()
+    except Exception as error:  # noqa: BLE001 - a damaged file raises what it will
+        log.warning("%s go on without machine code: %s: %s", what, type(error).__name__, error)
         return False
     return True
 

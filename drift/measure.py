@@ -65,7 +65,7 @@ class Measure:
         """Fill the columns of `table [N, S]` from `moments [N, 2, M]`, `features [N, F]` and logits `y [N, K]`."""
         self._run(
             NOTHING[None] if moments is None else moments, NOTHING if features is None else features, y,
-            self._channels, self._whiten, self._begins, self._spread, self._places, table,
+            self._channels, self._whiten, self._begins, self._spread, self._places, np.float32(VARIANCE_FLOOR), table,
         )  # fmt: skip
 
 
@@ -79,14 +79,24 @@ def _machine_code() -> Any:
 
 
 def measure(
-    moments: Any, features: Any, y: Any, channels: Any, whiten: Any, begins: Any, spread: Any, places: Any, table: Any
+    moments: Any,
+    features: Any,
+    y: Any,
+    channels: Any,
+    whiten: Any,
+    begins: Any,
+    spread: Any,
+    places: Any,
+    floor: Any,
+    table: Any,
 ) -> None:
     """Fill `table [N, S]`, of each signal of SIGNALS the column `places [4]`, or none where that is negative.
 
     moments `[N, 2, M]`, features `[N, F]`, y `[N, K]`: what the observe graph gave. channels `[5, M]`: the source's
     mean, 1 / variance, what else of the divergence is constant, and the centre of the departure, `[2, M]`. whiten
     `[2 M and zeros up to a multiple of ROWS, R]`, for the departure, and begins: before which column each ROWS of its
-    rows hold nothing. spread `[1 + F, F]`: mean and whitening of the features.
+    rows hold nothing. spread `[1 + F, F]`: mean and whitening of the features. floor: VARIANCE_FLOOR, given since what
+    numba keeps would not notice that it has changed in its file.
     """
     width, wide, rank = channels.shape[1], spread.shape[1], whiten.shape[1]
     count = len(table)
@@ -94,7 +104,7 @@ def measure(
     for n in range(count):
         if places[0] >= 0 or places[1] >= 0:
             for c in range(width):
-                vectors[n, width + c] = np.log(moments[n, 1, c] + np.float32(VARIANCE_FLOOR))
+                vectors[n, width + c] = np.log(moments[n, 1, c] + floor)
         if places[0] >= 0:
             total = 0.0
             for c in range(width):

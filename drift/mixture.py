@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 from trimtab.drift.detector import State
 
+GREATEST = 1e300
+"""Of a sum: what would be infinite could not restart."""
+
 
 class Mixture:
     """`size` sums R = L (1 + R), each of factors L of its own, weighted equally.
@@ -28,7 +31,7 @@ class Mixture:
         total = 0.0
         ratios, sums, lengths = self._ratios, self._sums, self._lengths
         for i, gain in enumerate(gains):
-            ratio = (1.0 + ratios[i]) * math.exp(gain)
+            ratio = min((1.0 + ratios[i]) * math.exp(gain), GREATEST)
             ratios[i] = ratio
             total += ratio
             evidence = sums[i] + gain

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.drift import advance
-from trimtab.drift.compiled import compiled_with, possible
+from trimtab.drift.compiled import compiled_with, possible, works
 from trimtab.drift.detector import Detector
 from trimtab.drift.sprt import Sprt, padded
 
@@ -74,13 +74,15 @@ class Together:
 def _machine_code() -> Any:
     found = compiled_with(advance.together, advance=advance.advance)
     level, fixed = np.ones((1, len(advance.LEVEL))), np.ones((1, 4))
+    values, shifts, tests, told = np.zeros((1, 1)), np.ones((1, 1, 5)), np.zeros((1, 1, 4)), np.zeros(2)
     # Compiled now, which takes seconds, and not when a window waits.
-    found(np.zeros((1, 1)), level, fixed, np.ones((1, 1, 5)), np.zeros((1, 1, 4)), np.zeros(2))
-    return found
+    return found if works(lambda: found(values, level, fixed, shifts, tests, told), "detectors") else None
 
 
 def swift(detectors: Iterable[Detector]) -> Together | None:
     """The detectors together; None where they are not all SPRTs, or nothing can be compiled."""
     found = list(detectors)
     alike = [d for d in found if isinstance(d, Sprt)]
-    return Together(alike) if alike and len(alike) == len(found) and possible() else None
+    if not alike or len(alike) < len(found) or not possible() or _machine_code() is None:
+        return None
+    return Together(alike)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trimtab.adapters.parameters import ParameterLayout
 from trimtab.drift import input_signals
 from trimtab.drift.catalogue import LONGEST, SEASON, SHORTEST, build, build_monitor, describe, names
-from trimtab.drift.compiled import possible
+from trimtab.drift.compiled import possible, works
 from trimtab.drift.detector import Detector
 from trimtab.drift.discoveries import Discoveries
 from trimtab.drift.measure import SIGNALS, Measure
@@ -193,8 +193,10 @@ class Signals:
         others = [(i, signal) for i, signal in self._others if self.names[i] not in SIGNALS]
         if not possible() or len(others) == len(self.names):
             return
-        self._measure, self._others = Measure(self.names, [s.by for s in self._signals.values()]), others
-        self._measure(outputs.moments, outputs.features, outputs.y, self._table(len(outputs.y)))
+        measure = Measure(self.names, [s.by for s in self._signals.values()])
+        table = self._table(len(outputs.y))
+        if works(lambda: measure(outputs.moments, outputs.features, outputs.y, table), "signals"):
+            self._measure, self._others = measure, others
 
     def _table(self, count: int) -> NDArray[np.float64]:
         return np.empty((count, len(self.names)))

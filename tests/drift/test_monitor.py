@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,3 +189,27 @@ def test_references_reach_their_signals() -> None:
     monitor = build_monitor(SIGNALS, "sprt", every=20000, refractory=50, reference=reference)
     found = run(monitor, stream(30, 1, shift=4.0))
     assert [alarm.signal for _, alarm in found] == ["entropy"]
+
+
+def test_damaged_machine_code_is_done_without(tmp_path: Path) -> None:
+    """What was kept and then cut short, as after a loss of power."""
+    run = """
+import sys
+from trimtab.drift.catalogue import build
+from trimtab.drift.swift import swift
+print(swift([build("sprt", every=1000.0)]) is not None)
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def began() -> tuple[str, str]:
+        done = subprocess.run([sys.executable, "-c", run], env=environment, capture_output=True, text=True, check=True)
+        return done.stdout, done.stderr
+
+    assert began() == ("True\n", "")
+    kept = list(tmp_path.rglob("*.nbi"))
+    assert kept
+    for file in kept:
+        file.write_bytes(b"")
+    said, log = began()
+    assert said == "False\n"
+    assert log.startswith("detectors go on without machine code: EOFError")

@@ -118,3 +118,13 @@ def run_length(detectors: list[Any], each: int, values: Array) -> float:
     bank = DetectorBank([d for d in detectors for _ in range(each)])
     found = sum(int(bank.update(row).alarm.sum()) for row in values)
     return (values.size - 64 * found) / max(found, 1)
+
+
+@pytest.mark.parametrize("name", ["shiryaev_roberts", "e_detector"])
+def test_sums_beyond_all_numbers_leave_thresholds_finite_and_in_order(name: str) -> None:
+    """Of a signal that is nearly always 0: one value that is not is so unlikely that sums of ratios overflow."""
+    rng = np.random.default_rng(0)
+    recorded = np.where(rng.random(2000) < 0.002, rng.random(2000), 0.0)
+    heights = [build(name, every=every, reference=recorded).height for every in (1e3, 1e4)]
+    assert np.isfinite(heights).all()
+    assert heights[0] <= heights[1]
