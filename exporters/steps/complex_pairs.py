@@ -73,6 +73,8 @@ def _parts(value: Any) -> tuple[Any, Any]:
 
 def _each(target: Any, args: Any, kwargs: Any) -> Any:
     """Of operators that move values, or add them: the real parts by themselves, and the imaginary ones."""
+    name = target.overloadpacket.__name__.removesuffix("_")
+    args = [_paired(a) if i in VALUES.get(name, ()) else a for i, a in enumerate(args)]
     leaves, shape = _pytree.tree_flatten((args, kwargs))
     found = []
     for part in (0, 1):
@@ -82,6 +84,13 @@ def _each(target: Any, args: Any, kwargs: Any) -> Any:
     if isinstance(found[0], (list, tuple)):
         return [Pair(re, im) for re, im in zip(*found, strict=True)]
     return Pair(*found)
+
+
+def _paired(value: Any) -> Any:
+    """A real value among complex ones: it has no imaginary part."""
+    if isinstance(value, (list, tuple)):
+        return [_paired(v) for v in value]
+    return value if isinstance(value, Pair) else Pair(*_parts(value))
 
 
 def _made(target: Any, args: Any, kwargs: Any) -> Pair:
@@ -270,6 +279,8 @@ RULES: dict[str, Callable[..., Any]] = {
     "_fft_c2r": _to_real,
     "add": _add,
     "sub": _sub,
+    "rsub": lambda a, b, *, alpha=1: _sub(b, a, alpha=alpha),
+    "addmm": lambda c, a, b: _add(c, _product(torch.mm)(a, b)),
     "mul": _times,
     "div": _over,
     "reciprocal": lambda pair: _over(1.0, pair),
@@ -293,7 +304,19 @@ RULES: dict[str, Callable[..., Any]] = {
     "copy_": _copy,
 }
 """By the operator's name. An operator that writes its result into its first argument follows the one that does not."""
+VALUES: dict[str, tuple[int, ...]] = {
+    "cat": (0,),
+    "stack": (0,),
+    "where": (1, 2),
+    "masked_fill": (2,),
+    "constant_pad_nd": (2,),
+    "index_put": (2,),
+    "slice_scatter": (1,),
+    "select_scatter": (1,),
+}
+"""Which arguments of operators of EACH are values, and may be real ones among complex ones."""
 NEW = {
+    "scalar_tensor",
     "new_empty_strided",
     "zeros",
     "ones",

@@ -134,7 +134,7 @@ def _avg_pool_backward(
     size, out = list(x.shape[-rank:]), list(grad.shape[-rank:])
     shares = torch.ones([1] * rank, dtype=grad.dtype)
     for axis in range(rank):
-        counts = _counts(size[axis], out[axis], kernel[axis], stride[axis], padding[axis], count_include_pad)
+        counts = counted(size[axis], out[axis], kernel[axis], stride[axis], padding[axis], count_include_pad)
         shares = shares / torch.tensor(counts, dtype=grad.dtype).reshape([-1 if a == axis else 1 for a in range(rank)])
     share = grad / divisor_override if divisor_override else grad * shares
     ones = torch.ones(1, 1, *kernel, dtype=grad.dtype)
@@ -145,7 +145,7 @@ def _avg_pool_backward(
     return F.pad(dx, ends).reshape(x.shape) if any(ends) else dx.reshape(x.shape)
 
 
-def _counts(size: int, out: int, kernel: int, stride: int, padding: int, padded: bool) -> list[int]:
+def counted(size: int, out: int, kernel: int, stride: int, padding: int, padded: bool) -> list[int]:
     """By what each window's sum along one axis is divided."""
     found = []
     for i in range(out):

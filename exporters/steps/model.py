@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from trimtab.exporters.aware_norm import InstanceAwareNorm, shrunk
+from trimtab.exporters.inner_norms import INNER, Rerouted
 from trimtab.exporters.marked import Layer, Marked
 from trimtab.exporters.steps.augment import Views, augmented
 from trimtab.exporters.steps.channels import along
@@ -270,6 +271,14 @@ def _classified(taken: _Taken) -> Any:
     return add
 
 
+def _own_name(whole: nn.Module, layer: str) -> str:
+    """What the model calls a norm; where it has a forward of its own, the plain norm inside is not the model's."""
+    outer = layer.removesuffix(f".{INNER}")
+    if outer == layer or not isinstance(vars(whole.get_submodule(f"model.{outer}")).get("forward"), Rerouted):
+        return layer
+    return outer
+
+
 def choose(model: Model, changes: str | Sequence[str], frozen: str = "") -> Model:
     """The model with the parts that may change.
 
@@ -282,7 +291,7 @@ def choose(model: Model, changes: str | Sequence[str], frozen: str = "") -> Mode
     if isinstance(changes, str):
         norms = {layer.name: f"norm.{layer.name}" for layer in model.layers}
         norms |= {name: f"model.{name}" for name in model.loose}
-        kept = [name for name in norms if not frozen or not re.search(frozen, name)]
+        kept = [name for name in norms if not frozen or not re.search(frozen, _own_name(model.whole, name))]
         affine = {f"{norms[name]}.{part}" for name in kept or norms for part in ("weight", "bias")}
         chosen = {
             "": [],

@@ -424,6 +424,25 @@ def test_sar_leaves_the_last_block_by_its_name(names: tuple[str, ...], learning:
     assert [p.name for p in model.parts] == [f"norm.{n}.{part}" for n in learning for part in ("weight", "bias")]
 
 
+class Last(nn.LayerNorm):
+    """A norm with a forward of its own, as ConvNeXt's: over the channels, which do not lie last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(
+            x.movedim(1, -1), self.normalized_shape, self.weight, self.bias, self.eps
+        ).movedim(-1, 1)
+
+
+def test_sar_goes_by_what_the_model_calls_a_norm_with_a_forward_of_its_own() -> None:
+    block = nn.Sequential(OrderedDict(norm=Last(4)))
+    body = nn.Sequential(OrderedDict((("block", block), ("norm", Last(4)), ("flat", nn.Flatten()))))
+    copied, notes = prepare(body)
+    inputs = describe_inputs({"x": [4, 3]}, set(), channels=(), mean=(), std=(), calibration=None)
+    marked, head = trace(copied, [torch.zeros(2, 4, 3)], inputs, by_name=False, head=None, frozen=(), notes=notes)
+    model = choose(build(copied, marked, head, False), "affine", "^norm$")
+    assert [p.name for p in model.parts] == ["norm.block.norm.norm.weight", "norm.block.norm.norm.bias"]
+
+
 def test_the_proof_can_fail() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3))

@@ -125,6 +125,24 @@ def spectrogram(x: Tensor) -> Tensor:
     return z.abs()
 
 
+def conjugated(x: Tensor) -> Tensor:
+    z = torch.complex(x, x * x)
+    return (z * z.conj()).real + z.conj().imag + (1 - z).abs() + (z / (z.conj() + 2)).imag
+
+
+def beside_real_ones(x: Tensor) -> Tensor:
+    """Real values among complex ones have no imaginary part."""
+    z = torch.complex(x, 0.5 * x)
+    filled = torch.where(x > 0, z, 2 * z).masked_fill(x > 1, 1.0)
+    return torch.view_as_real(torch.cat([F.pad(filled, (1, 0), value=1.0), x, z + x], -1)).flatten(2)
+
+
+def marked(x: Tensor) -> Tensor:
+    mask = x > 0
+    mask[x > 1] = False
+    return x * mask.masked_fill(x < -1, True)
+
+
 STATISTICS = torch.tensor([[1.0, 0.0, -1.0, 2.0], [0.5, 2.0, 1.0, 3.0]])
 FUNCTIONS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "padding at the edges": (
@@ -149,6 +167,7 @@ FUNCTIONS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
             lambda x: F.adaptive_max_pool1d(x[:, 0], 4),
             lambda x: F.adaptive_avg_pool3d(x, (2, 4, 3)),
             lambda x: F.avg_pool2d(x, 2, divisor_override=3),
+            lambda x: F.avg_pool2d(x, (3, 4), 2, 1, ceil_mode=True, divisor_override=5),
             pooled_where_channels_lie_last,
             kept,
         ),
@@ -190,6 +209,8 @@ FUNCTIONS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
             lambda x: (x.abs() + 1).log2() + (x.abs() + 1).log10() + torch.exp2(x) + (x.abs() + 2).acosh(),
             lambda x: x.asinh() + (x.tanh() * 0.9).atanh() + torch.logaddexp(x, 0.5 * x) + torch.nan_to_num(x),
             F.rrelu,
+            lambda x: x * (~(3 * x).int()).to(x.dtype),
+            marked,
         ),
         (6,),
     ),
@@ -202,6 +223,8 @@ FUNCTIONS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
                 torch.einsum("ncs,nds->ncd", *[torch.view_as_complex(x.unflatten(2, (3, 2)))] * 2)
             ),
             lambda x: (1.0 / torch.complex(x, torch.ones_like(x))).real,
+            conjugated,
+            beside_real_ones,
         ),
         (4, 6),
     ),

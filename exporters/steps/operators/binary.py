@@ -147,7 +147,11 @@ def _pow(t: Translation, node: Node) -> Any:
 @lowers("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", "aten.where.Scalar")
 def _where(t: Translation, node: Node) -> Any:
     dtype = dtype_of(node)
-    which, a, b = t.name(node.args[0]), t.name(node.args[1], dtype), t.name(node.args[2], dtype)
+    return chosen(t, t.name(node.args[0]), t.name(node.args[1], dtype), t.name(node.args[2], dtype), dtype)
+
+
+def chosen(t: Translation, which: str, a: str, b: str, dtype: torch.dtype) -> Any:
+    """`a` where `which` holds, else `b`."""
     if dtype is torch.bool:  # ONNX Runtime's Where has none
         return t.emit("Or", t.emit("And", which, a), t.emit("And", t.emit("Not", which), b))
     return t.emit("Where", which, a, b)
@@ -156,4 +160,4 @@ def _where(t: Translation, node: Node) -> Any:
 @lowers("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
 def _masked_fill(t: Translation, node: Node) -> Any:
     dtype = dtype_of(node)
-    return t.emit("Where", t.name(node.args[1]), t.name(node.args[2], dtype), t.name(node.args[0], dtype))
+    return chosen(t, t.name(node.args[1]), t.name(node.args[2], dtype), t.name(node.args[0], dtype), dtype)

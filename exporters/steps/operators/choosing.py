@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from trimtab.exporters.steps.operators.binary import chosen
 from trimtab.exporters.steps.translation import Node, Translation, argument, dtype_of, lowers, rank_of, shape_of
 
 
@@ -112,7 +113,7 @@ def _index_put(t: Translation, node: Node) -> Any:
         mask = t.name(masks[0])
         if rest:
             mask = t.emit("Unsqueeze", mask, t.constant(list(range(-rest, 0))))
-        return t.emit("Where", mask, t.name(values, dtype_of(node)), x)
+        return chosen(t, mask, t.name(values, dtype_of(node)), x, dtype_of(node))
     axes, indices = _places(t, node)
     many, rank = max(map(rank_of, indices)), rank_of(node.args[0])
     order = [*axes, *(a for a in range(rank) if a not in axes)]

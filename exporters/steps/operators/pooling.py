@@ -6,7 +6,9 @@ import operator
 from math import prod
 from typing import Any
 
-from trimtab.exporters.steps.decompositions import spread
+import torch
+
+from trimtab.exporters.steps.decompositions import counted, spread
 from trimtab.exporters.steps.translation import Node, Translation, argument, lowers, shape_of
 
 
@@ -36,14 +38,25 @@ def _max_pool(t: Translation, node: Node) -> Any:
 def _avg_pool(t: Translation, node: Node) -> Any:
     kernel: Any = node.args[1]
     rank = len(kernel)
+    stride = spread(argument(node, 2, "stride") or kernel, rank)
+    padding = spread(argument(node, 3, "padding", [0]), rank)
     divisor = argument(node, 6, "divisor_override")
     y = t.emit(
         "AveragePool",
         t.name(node.args[0]),
         kernel_shape=list(kernel),
-        strides=spread(argument(node, 2, "stride") or kernel, rank),
-        pads=spread(argument(node, 3, "padding", [0]), rank) * 2,
+        strides=stride,
+        pads=padding * 2,
         ceil_mode=int(bool(argument(node, 4, "ceil_mode", False))),
         count_include_pad=int(divisor is not None or bool(argument(node, 5, "count_include_pad", True))),
     )
-    return y if divisor is None else t.emit("Mul", y, t.name(prod(kernel) / divisor))
+    if divisor is None:
+        return y
+    shares = torch.full([1] * rank, 1.0 / divisor)
+    before, after = shape_of(node.args[0])[-rank:], shape_of(node)[-rank:]
+    for axis in range(rank):  # windows that the end clips are averaged over fewer values
+        counts = counted(before[axis], after[axis], kernel[axis], stride[axis], padding[axis], True)
+        shares = shares * torch.tensor(counts, dtype=torch.float32).reshape(
+            [-1 if a == axis else 1 for a in range(rank)]
+        )
+    return t.emit("Mul", y, t.name(shares))

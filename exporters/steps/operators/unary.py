@@ -37,8 +37,8 @@ for _name, _op in {
     "floor": "Floor",
     "log": "Log",
     "logical_not": "Not",
-    "bitwise_not": "Not",
     "neg": "Neg",
+    "_neg_view": "Neg",
     "reciprocal": "Reciprocal",
     "relu": "Relu",
     "round": "Round",
@@ -51,6 +51,11 @@ for _name, _op in {
     "tanh": "Tanh",
 }.items():
     lowers(f"aten.{_name}.default")(_unary(_op))
+
+
+@lowers("aten.bitwise_not.default")
+def _bitwise_not(t: Translation, node: Node) -> Any:
+    return t.emit("Not" if dtype_of(node) is torch.bool else "BitwiseNot", t.name(node.args[0]))
 
 
 @lowers("aten.rsqrt.default")
