@@ -58,7 +58,7 @@ def costs(bundle: Bundle, blocks: list[Block], count: int, machine_code: bool) -
     session = bare_session(bundle, "observe")
     signals = Signals(bundle, Drift())
     if machine_code:
-        signals.compile(observed(session, {k: v[:1] for k, v in whole.items()}))
+        signals.compile()
     first: list[Window] = []
     for size in BATCHES:
         feeds = [{k: v[i : i + size] for k, v in whole.items()} for i in range(0, count, size)]

@@ -103,17 +103,6 @@ Sighting = tuple[Alarm | None, float]
 """What a stream's detectors made of one window: an alarm, and how near they stand to one."""
 
 
-def _nothing_observed(bundle: Bundle) -> Outputs:
-    """Zeros of the shapes that the observe graph gives for one sample."""
-    manifest = bundle.manifest
-    channels = sum(norm.channels for norm in manifest.norms)
-    return Outputs(
-        np.zeros((1, len(manifest.outputs)), np.float32),
-        np.zeros((1, manifest.features), np.float32) if manifest.features else None,
-        np.zeros((1, 2, channels), np.float32) if channels else None,
-    )
-
-
 class Pipeline:
     """Decides on every window of every stream of one bundle.
 
@@ -170,7 +159,7 @@ class Pipeline:
         """What labels told since the last turn."""
         self._new_late()
         self._new_monitor()  # a wrong detector or option shows itself at the start, not at the first sample
-        self._signals.compile(_nothing_observed(bundle))
+        self._signals.compile()
 
     # -- taking samples ---------------------------------------------------------------------------------------------
 

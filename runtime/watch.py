@@ -173,20 +173,21 @@ def watched_signals(bundle: Bundle, drift: Drift) -> dict[str, Signal]:
 
 
 class Signals:
-    """The watched signals of micro-batches, a row a window. `compiled` takes those of `drift.measure` by machine code.
+    """The watched signals of micro-batches, a row a window; those of `drift.measure` by machine code after `compile`.
 
     Raises what `watched_signals` raises.
     """
 
     def __init__(self, bundle: Bundle, drift: Drift) -> None:
+        self._manifest = bundle.manifest
         self._signals = watched_signals(bundle, drift)
         self.names = list(self._signals)
         self._measure: Measure | None = None
         self._others = list(enumerate(self._signals.values()))
         """Those that are not taken by machine code, and their columns."""
 
-    def compile(self, outputs: Outputs) -> None:
-        """Take them by machine code from now on, where that is possible; `outputs`, of any sample, to try it on.
+    def compile(self) -> None:
+        """Take them by machine code from now on, where that is possible.
 
         For the first time on a machine it takes seconds.
         """
@@ -194,8 +195,13 @@ class Signals:
         if not possible() or len(others) == len(self.names):
             return
         measure = Measure(self.names, [s.by for s in self._signals.values()])
-        table = self._table(len(outputs.y))
-        if works(lambda: measure(outputs.moments, outputs.features, outputs.y, table), "signals"):
+        manifest, table = self._manifest, self._table(1)
+        # Zeros of the shapes that the observe graph gives for one sample.
+        channels = sum(norm.channels for norm in manifest.norms)
+        moments = np.zeros((1, 2, channels), np.float32) if channels else None
+        features = np.zeros((1, manifest.features), np.float32) if manifest.features else None
+        y = np.zeros((1, len(manifest.outputs)), np.float32)
+        if works(lambda: measure(moments, features, y, table), "signals"):
             self._measure, self._others = measure, others
 
     def _table(self, count: int) -> NDArray[np.float64]:
