@@ -23,6 +23,7 @@ import argparse
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -180,7 +181,8 @@ def delays(name: str, asked: float, every: float, scale: float) -> dict[str, flo
                 bank: Any = Bank(streams, every=every, shifts=(shift,), baseline=(0.0, 1.0))
             else:
                 bank = DetectorBank([build(name, every=asked)] * streams)  # type: ignore[list-item]
-            found[f"{shift:g} sd"] = banked_delay(bank, streams, shift, rng)
+            values = (rng.standard_normal(streams) for _ in count())
+            found[f"{shift:g} sd"] = float(until_found(bank, values, shift, SETTLED, LATEST).mean())
     return found
 
 
@@ -189,18 +191,20 @@ def first(detector: Detector, values: Array) -> int:
     return next((i + 1 for i, v in enumerate(values.tolist()) if detector.update(v).alarm), values.size)
 
 
-def banked_delay(bank: Any, streams: int, shift: float, rng: np.random.Generator) -> float:
-    early = np.zeros(streams, bool)
-    for i in range(SETTLED):
-        early |= bank.update(rng.standard_normal(streams)).alarm & (i >= SETTLED - 200)
-    waiting, took = ~early, np.full(streams, float(LATEST))
-    for i in range(1, LATEST + 1):
-        alarm = bank.update(rng.standard_normal(streams) + shift).alarm & waiting
+def until_found(bank: Any, values: Iterator[Array], shift: float, settled: int, latest: int) -> Array:
+    """Values until `shift` is found, a stream that had no alarm in the last 200 of `settled` values before it; one that
+    is not found after `latest` counts as that. `values`: an array, one a stream, at a time."""
+    early = np.array(False)
+    for i in range(settled):
+        early = early | bank.update(next(values)).alarm & (i >= settled - 200)
+    waiting, took = ~early, np.full(early.shape, float(latest))
+    for i in range(1, latest + 1):
+        alarm = bank.update(next(values) + shift).alarm & waiting
         took[alarm] = i
         waiting &= ~alarm
         if not waiting.any():
             break
-    return float(np.mean(took[~early]))
+    return np.asarray(took[~early])
 
 
 def rows_of(name: str, every: float, scale: float) -> Iterator[dict[str, Any]]:

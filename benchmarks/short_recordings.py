@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import report
-from benchmarks.run_lengths import WARMUP, drawn, rate, recording, watched
+from benchmarks.run_lengths import WARMUP, drawn, rate, recording, until_found, watched
 from trimtab.drift.catalogue import build
 from trimtab.drift.detector import Detector
 from trimtab.drift.detector_bank import DetectorBank
@@ -36,19 +36,8 @@ EARLY, LATEST = 200, 1000
 def delays(detectors: list[Detector], noise: str, shift: float) -> NDArray[np.float64]:
     """Values until the shift is found, a stream without an alarm before it."""
     bank = DetectorBank([d for d in detectors for _ in range(EACH // 4)])  # type: ignore[misc]
-    streams = len(detectors) * EACH // 4
-    values = drawn(noise, streams, np.random.default_rng(2))
-    early, took = np.zeros(streams, bool), np.full(streams, float(LATEST))
-    for _ in range(EARLY):
-        early |= bank.update(next(values)).alarm
-    waiting = ~early
-    for i in range(1, LATEST + 1):
-        alarm = bank.update(next(values) + shift).alarm & waiting
-        took[alarm] = i
-        waiting &= ~alarm
-        if not waiting.any():
-            break
-    return took[~early]
+    values = drawn(noise, len(detectors) * EACH // 4, np.random.default_rng(2))
+    return until_found(bank, values, shift, EARLY, LATEST)
 
 
 def row(name: str, every: float, noise: str, n: int, recordings: int) -> dict[str, Any]:
