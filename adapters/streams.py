@@ -72,8 +72,7 @@ class StreamsAdapter:
 
         Returns `y [S, N, K]`. `active [S]`: which streams take part (all); the others keep their state, and get NaN.
         Samples with NaN or infinity are left out, and get NaN; where the new state of a stream is not finite it keeps
-        the old one. Raises ValueError on wrong shapes, and where `active` is
-        no mask.
+        the old one. Raises ValueError on wrong shapes, and where `active` is no mask.
         """
         given = self.named(inputs)
         whole = finite_samples(given, 2)

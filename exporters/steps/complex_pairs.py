@@ -49,7 +49,7 @@ def paired(target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
     if name.endswith("_") and name[:-1] in RULES:
         return _write(args[0], RULES[name[:-1]](*args, **kwargs))
     if name.removesuffix("_") in EACH:
-        return _each(target, args, kwargs)
+        return _each(name.removesuffix("_"), target, args, kwargs)
     raise NotImplementedError(f"{target} of complex values is unknown to step graphs")
 
 
@@ -71,9 +71,8 @@ def _parts(value: Any) -> tuple[Any, Any]:
     return value, torch.zeros_like(value) if isinstance(value, Tensor) else 0.0
 
 
-def _each(target: Any, args: Any, kwargs: Any) -> Any:
+def _each(name: str, target: Any, args: Any, kwargs: Any) -> Any:
     """Of operators that move values, or add them: the real parts by themselves, and the imaginary ones."""
-    name = target.overloadpacket.__name__.removesuffix("_")
     args = [_paired(a) if i in VALUES.get(name, ()) else a for i, a in enumerate(args)]
     leaves, shape = _pytree.tree_flatten((args, kwargs))
     found = []
@@ -172,8 +171,7 @@ def _sign(pair: Pair) -> Pair:
 
 
 def _exp(pair: Pair) -> Pair:
-    size = torch.exp(pair.re)
-    return Pair(size * torch.cos(pair.im), size * torch.sin(pair.im))
+    return _polar(torch.exp(pair.re), pair.im)
 
 
 def _polar(size: Tensor, angle: Tensor) -> Pair:
